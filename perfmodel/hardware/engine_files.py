@@ -1,0 +1,123 @@
+"""Engine files: reading how serving software uses a device, each number with its source."""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from perfmodel.errors import ProfileError, UnitError, UnknownNameError
+from perfmodel.hardware.places import profile_directories
+from perfmodel.hardware.engine import Engine
+from perfmodel.units import parse
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    value: str | float
+    source: str = Field(min_length=1)
+    note: str | None = None
+
+
+class _EngineFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1]
+    kind: Literal["engine"]
+    name: str
+    kernels: str = ""
+    memory_fraction: _Value
+    framework_bytes: _Value
+    step_tokens: _Value
+    host_step: _Value
+    overlap: _Value
+
+
+_DIMENSIONS = {
+    "memory_fraction": "fraction",
+    "framework_bytes": "size",
+    "step_tokens": "count",
+    "host_step": "time",
+    "overlap": "fraction",
+}
+
+
+def list_engines(profiles: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
+    """Names of every engine profile there is.
+
+    Parameters
+    ----------
+    profiles : path, optional
+        Directory that is searched as well.
+
+    Returns
+    -------
+    tuple of str
+        Sorted names.
+    """
+    folders = profile_directories(profiles)
+    return tuple(sorted({path.stem for folder in folders for path in (folder / "engines").glob("*.toml")}))
+
+
+def load_engine(name: str, profiles: str | os.PathLike[str] | None = None) -> Engine:
+    """Load an engine profile by name or path.
+
+    Parameters
+    ----------
+    name : str
+        For instance "vllm", or the path of a file.
+    profiles : path, optional
+        Directory that is searched first.
+
+    Returns
+    -------
+    Engine
+        Its numbers in SI units.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such engine.
+    ProfileError
+        If the file is broken; the message names file, key and fix.
+
+    Examples
+    --------
+    >>> load_engine("vllm").memory_fraction
+    0.9
+    """
+    if name.endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise ProfileError(f"{path}: no such file; give an engine's name or the path of its .toml file")
+    else:
+        candidates = [folder / "engines" / f"{name.lower()}.toml" for folder in profile_directories(profiles)]
+        found = next((candidate for candidate in candidates if candidate.is_file()), None)
+        if found is None:
+            raise UnknownNameError("engine", name, list_engines(profiles))
+        path = found
+    try:
+        parsed = _EngineFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ProfileError(f"{path}: is not TOML or was cut off: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ProfileError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    numbers: dict[str, float] = {}
+    for key, dimension in _DIMENSIONS.items():
+        try:
+            numbers[key] = parse(getattr(parsed, key).value, dimension)
+        except UnitError as error:
+            raise ProfileError(f"{path}: {key}: {error}") from None
+    return Engine(
+        id=path.stem,
+        name=parsed.name,
+        kernels=parsed.kernels,
+        memory_fraction=numbers["memory_fraction"],
+        framework_bytes=numbers["framework_bytes"],
+        step_tokens=numbers["step_tokens"],
+        host_step_s=numbers["host_step"],
+        overlap=numbers["overlap"],
+    )

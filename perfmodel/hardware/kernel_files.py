@@ -1,0 +1,124 @@
+"""Calibration files: reading kernel coefficients for one device, checked against their formulas' names."""
+
+import tomllib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from perfmodel.errors import ProfileError
+from perfmodel.hardware.kernels import Basis, KernelCalibration, KernelTable
+
+
+class _Provenance(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dataset: str = Field(min_length=1)
+    date: str = Field(min_length=4)
+    points: int = Field(gt=0)
+    fit_mape: float = Field(ge=0)
+    fit_median: float | None = None
+    heldout_mape: float | None = None
+    heldout_median: float | None = None
+    range: dict[str, tuple[float, float]] | None = None
+    note: str | None = None
+
+
+class _Kernel(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    operator: str
+    format: str = ""
+    kv_format: str = ""
+    version: str = ""
+    kernel: str = ""
+    form: str
+    attributes: dict[str, Any] = Field(default_factory=dict)
+    coefficients: dict[str, float]
+    provenance: _Provenance
+
+
+class _CalibrationFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1]
+    device: str | None = None
+    architecture: str | None = None
+    engine: str = ""
+    kernel: tuple[_Kernel, ...]
+
+
+def read_calibrations(path: Path, basis: Basis = "measured") -> tuple[KernelCalibration, ...]:
+    """Read one calibration file.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        TOML file.
+    basis : str
+        What the times will be said to rest on.
+
+    Returns
+    -------
+    tuple of KernelCalibration
+        In the file's order.
+
+    Raises
+    ------
+    ProfileError
+        If the file is not TOML or does not satisfy the schema; the message names file and key.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ProfileError(f"{path}: not a TOML file: {error}") from None
+    try:
+        parsed = _CalibrationFile.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ProfileError(f"{path}: {key}: {first['msg']}") from None
+    return tuple(
+        KernelCalibration(
+            operator=k.operator,
+            engine=parsed.engine,
+            kernel=k.kernel,
+            format=k.format,
+            kv_format=k.kv_format,
+            version=k.version,
+            form=k.form,
+            coefficients=k.coefficients,
+            attributes=k.attributes,
+            basis=basis,
+            provenance=k.provenance.model_dump(exclude_none=True),
+        )
+        for k in parsed.kernel
+    )
+
+
+@lru_cache(maxsize=64)
+def read_kernel_table(root: Path, device: str, architecture: str) -> KernelTable:
+    """Read every calibration under a profile directory that may serve one device.
+
+    Parameters
+    ----------
+    root : pathlib.Path
+        Profile directory with a `calibrations` folder.
+    device, architecture : str
+        Device id, and the architecture whose defaults stand in.
+
+    Returns
+    -------
+    KernelTable
+        Empty when nothing was calibrated.
+    """
+    folder = root / "calibrations"
+    measured = [row for path in sorted((folder / device).glob("*.toml")) for row in read_calibrations(path)]
+    defaults = [
+        row
+        for name in (architecture, "generic")
+        if (folder / "defaults" / f"{name}.toml").is_file()
+        for row in read_calibrations(folder / "defaults" / f"{name}.toml", "default")
+    ]
+    return KernelTable(tuple(measured), tuple(defaults))

@@ -1,0 +1,134 @@
+"""Kernel calibrations: fitted coefficients of one formula on one device, and how to find the nearest ones."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+Basis: TypeAlias = Literal["measured", "default", "datasheet"]
+"""What a time rests on: this device's measurements, its architecture's defaults, or the datasheet alone."""
+
+# Formats whose kernels behave alike, nearest first: where a format was not measured, its neighbour's
+# coefficients serve (they are relative to the format's own peak and bytes).
+NEAR_FORMATS: Mapping[str, tuple[str, ...]] = {
+    "bf16": ("fp16",),
+    "fp16": ("bf16",),
+    "fp8": ("fp8_block", "bf16"),
+    "fp8_block": ("fp8", "bf16"),
+    "mxfp8": ("fp8_block", "fp8", "bf16"),
+    "int8": ("sq", "fp8", "bf16"),
+    "sq": ("int8", "fp8", "bf16"),
+    "int8_wo": ("int4_wo", "bf16"),
+    "int4_wo": ("int8_wo", "w4a16_mxfp4", "bf16"),
+    "nvfp4": ("mxfp4", "fp8_block", "fp8", "bf16"),
+    "mxfp4": ("nvfp4", "w4a8_mxfp4_mxfp8", "fp8_block", "fp8", "bf16"),
+    "w4a16_mxfp4": ("int4_wo", "bf16"),
+    "w4a8_mxfp4_mxfp8": ("mxfp4", "nvfp4", "fp8_block", "fp8", "bf16"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class KernelCalibration:
+    """Coefficients of one registered formula, fitted to one kernel family.
+
+    Parameters
+    ----------
+    operator : str
+        gemm, prefill_attention, decode_attention, prefill_mla, decode_mla, moe, all_reduce, ...
+    engine : str
+        Software whose kernels were timed; empty for defaults.
+    kernel : str
+        Kernel family where one engine has several.
+    format, kv_format : str
+        Number formats of the operands and of the KV cache; empty where they do not matter.
+    version : str
+        Version of the engine.
+    form : str
+        Name of the registered formula.
+    coefficients : mapping
+        Keyword -> value in SI units.
+    attributes : mapping
+        Discrete keywords of the formula.
+    basis : str
+        measured on this device, or default of its architecture.
+    provenance : mapping
+        Data set, date, number of points, fit error and held-out error [%].
+    """
+
+    operator: str
+    engine: str
+    kernel: str
+    format: str
+    kv_format: str
+    version: str
+    form: str
+    coefficients: Mapping[str, float]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    basis: Basis = "measured"
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class KernelTable:
+    """Every calibration that may serve one device: its own first, then the defaults of its architecture.
+
+    Parameters
+    ----------
+    measured : tuple of KernelCalibration
+        Fitted on this device, preferred ones first.
+    defaults : tuple of KernelCalibration
+        Defaults, the architecture's before the generic ones.
+    """
+
+    measured: tuple[KernelCalibration, ...] = ()
+    defaults: tuple[KernelCalibration, ...] = ()
+
+    def find(
+        self,
+        operator: str,
+        format: str = "",
+        *,
+        kv_format: str = "",
+        engine: str = "",
+        kernel: str = "",
+    ) -> KernelCalibration | None:
+        """Find the calibration nearest to what is asked for.
+
+        A measured kernel of the same engine is nearest, then of another engine, then the defaults; within each,
+        the exact formats come before neighbouring ones and the named kernel before the others.
+
+        Parameters
+        ----------
+        operator : str
+            Operator to time.
+        format : str
+            Operand format; empty matches any.
+        kv_format : str
+            Format of the KV cache; empty matches any.
+        engine : str
+            Serving engine; empty prefers the first listed.
+        kernel : str
+            Kernel family; empty prefers the first listed.
+
+        Returns
+        -------
+        KernelCalibration or None
+            The nearest calibration, None when the operator has none at all.
+        """
+        formats = (format, *NEAR_FORMATS.get(format, ()))
+        best: tuple[tuple[int, int, int, int, int], KernelCalibration] | None = None
+        for tier, table in ((0, self.measured), (1, self.defaults)):
+            for row in table:
+                if row.operator != operator:
+                    continue
+                if format and row.format and row.format not in formats:
+                    continue
+                distance = (
+                    formats.index(row.format) if format and row.format else 0,
+                    tier,
+                    int(bool(kv_format) and row.kv_format != kv_format),
+                    int(bool(engine) and row.engine != engine),
+                    int(bool(kernel) and row.kernel != kernel),
+                )
+                if best is None or distance < best[0]:
+                    best = (distance, row)
+        return best[1] if best else None
