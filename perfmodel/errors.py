@@ -98,6 +98,14 @@ def suggest(name: str, known: Iterable[str]) -> str | None:
     >>> suggest("hgx-h10", ["hgx-h100", "gb200-nvl72"])
     'hgx-h100'
     """
-    by_key = {k.lower(): k for k in known}
-    close = difflib.get_close_matches(name.lower(), by_key, n=1, cutoff=0.6)
-    return by_key[close[0]] if close else None
+    typed = name.lower()
+
+    def nearness(candidate: str) -> float:
+        # People leave out the ending ("h101" for "h100-sxm"), so a beginning that matches counts nearly as much.
+        whole = difflib.SequenceMatcher(None, typed, candidate).ratio()
+        start = difflib.SequenceMatcher(None, typed, candidate[: len(typed)]).ratio()
+        return max(whole, 0.9 * start)
+
+    scored = [(nearness(k.lower()), k) for k in sorted(known)]
+    best = max(scored, key=lambda pair: pair[0], default=(0.0, ""))
+    return best[1] if best[0] >= 0.6 else None

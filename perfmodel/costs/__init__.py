@@ -1,1 +1,1 @@
-
+"""Formulas: work counts and seconds from plain numbers."""

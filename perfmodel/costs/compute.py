@@ -114,7 +114,7 @@ def roofline_time(
     name="overlapped",
     quantity="time",
     equation=r"t = \max(a, b) + (1 - o)\,\min(a, b)",
-    source="Definition: o = 1 hides the shorter of two activities behind the longer, o = 0 runs them one after the other",
+    source="Definition: o = 1 hides the shorter of two activities behind the longer, o = 0 runs one after the other",
 )
 def overlapped(first_s: Floats, second_s: Floats, *, overlap: Floats) -> Floats:
     r"""Time of two activities that overlap partly.

@@ -10,7 +10,7 @@ from perfmodel.costs.registry import formula
     name="bubble_ratio",
     quantity="fraction",
     equation=r"\beta = \frac{p - 1}{v\,m}",
-    source="Narayanan et al. 2021 (arXiv:2104.04473), section 2.2; GPipe (arXiv:1811.06965) counts it against the total",
+    source="Narayanan et al. 2021 (arXiv:2104.04473), section 2.2; GPipe (arXiv:1811.06965) counts against the total",
 )
 def bubble_ratio(stages: Floats, microbatches: Floats, chunks: Floats = 1.0) -> Floats:
     r"""Idle time of a pipeline stage over its busy time.

@@ -1,7 +1,9 @@
 """The register of formulas: every closed form by its own name, with source, equation and validity range."""
 
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, TypeVar
 
 import numpy as np
@@ -181,7 +183,28 @@ def get_formula(name: str) -> Formula:
     UnknownNameError
         If no formula has that name.
     """
+    if name not in FORMULAS:
+        all_formulas()
     try:
         return FORMULAS[name]
     except KeyError:
         raise UnknownNameError("formula", name, FORMULAS) from None
+
+
+def all_formulas() -> Mapping[str, Formula]:
+    """Import every module of formulas, so that the register is complete.
+
+    Returns
+    -------
+    mapping
+        Every registered formula by name.
+
+    Examples
+    --------
+    >>> "roofline_time" in all_formulas()
+    True
+    """
+    package = import_module("perfmodel.costs")
+    for module in pkgutil.iter_modules(package.__path__):
+        import_module(f"perfmodel.costs.{module.name}")
+    return FORMULAS

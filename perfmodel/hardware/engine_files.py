@@ -8,8 +8,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from perfmodel.errors import ProfileError, UnitError, UnknownNameError
-from perfmodel.hardware.places import profile_directories
 from perfmodel.hardware.engine import Engine
+from perfmodel.hardware.places import profile_directories
 from perfmodel.units import parse
 
 

@@ -1,0 +1,54 @@
+"""Analytical performance models for large-model inference and training."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from perfmodel.api import precision_of as precision_of
+    from perfmodel.api import predict as predict
+    from perfmodel.api import rank as rank
+    from perfmodel.api import target as target
+    from perfmodel.costs.registry import FORMULAS as FORMULAS
+    from perfmodel.errors import NothingFeasibleError as NothingFeasibleError
+    from perfmodel.errors import PerfmodelError as PerfmodelError
+    from perfmodel.estimate.result import Estimate as Estimate
+    from perfmodel.estimate.serving import Workload as Workload
+    from perfmodel.hardware.catalog import load_device as load_device
+    from perfmodel.hardware.catalog import load_system as load_system
+    from perfmodel.layers.precision import Precision as Precision
+    from perfmodel.models.catalog import load_model as load_model
+    from perfmodel.parallel.grid import PlanGrid as PlanGrid
+    from perfmodel.parallel.grid import plans as plans
+    from perfmodel.ranking.serving import Limits as Limits
+    from perfmodel.ranking.serving import Ranking as Ranking
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Estimate": "perfmodel.estimate.result",
+    "FORMULAS": "perfmodel.costs.registry",
+    "Limits": "perfmodel.ranking.serving",
+    "NothingFeasibleError": "perfmodel.errors",
+    "PerfmodelError": "perfmodel.errors",
+    "PlanGrid": "perfmodel.parallel.grid",
+    "Precision": "perfmodel.layers.precision",
+    "Ranking": "perfmodel.ranking.serving",
+    "Workload": "perfmodel.estimate.serving",
+    "load_device": "perfmodel.hardware.catalog",
+    "load_model": "perfmodel.models.catalog",
+    "load_system": "perfmodel.hardware.catalog",
+    "plans": "perfmodel.parallel.grid",
+    "precision_of": "perfmodel.api",
+    "predict": "perfmodel.api",
+    "rank": "perfmodel.api",
+    "target": "perfmodel.api",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on first use, so that importing the package costs nothing.
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'perfmodel' has no attribute {name!r}")

@@ -1,0 +1,237 @@
+"""Library: load a model and a system, predict plans, rank splits (the functions that the top level offers)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from perfmodel.errors import PlanError
+from perfmodel.estimate.result import Estimate
+from perfmodel.estimate.serving import Workload, predict_serving
+from perfmodel.estimate.target import Target
+from perfmodel.hardware.catalog import load_system
+from perfmodel.hardware.engine_files import load_engine
+from perfmodel.hardware.fabric import System
+from perfmodel.hardware.kernel_files import read_kernel_table
+from perfmodel.hardware.kernels import KernelTable
+from perfmodel.hardware.places import profile_directories
+from perfmodel.layers.precision import Precision
+from perfmodel.models.catalog import load_model
+from perfmodel.models.spec import ModelSpec
+from perfmodel.parallel.grid import PlanGrid
+from perfmodel.ranking.serving import Limits, Ranking, rank_serving
+from perfmodel.units import parse
+
+PRECISIONS: Mapping[str, str] = {
+    "bf16": "16-bit weights",
+    "fp16": "16-bit weights",
+    "fp8": "8-bit float weights, scales per tensor",
+    "fp8_block": "8-bit float weights, scales per block",
+    "int8": "8-bit integer weights and activations",
+    "int8_wo": "8-bit integer weights",
+    "int4": "4-bit integer weights",
+    "nvfp4": "4-bit float weights and activations",
+    "mxfp4": "4-bit float experts, 16-bit activations",
+}
+"""What `--precision` accepts."""
+
+
+def target(system: System | str, engine: str = "neutral", *, profiles: str | None = None) -> Target:
+    """Bring together a system, the calibrations of its device and an engine.
+
+    Parameters
+    ----------
+    system : System or str
+        System, or its name or path.
+    engine : str
+        Engine profile: neutral, trtllm, vllm, sglang, or the path of a file.
+    profiles : str, optional
+        Directory of profiles that is searched first.
+
+    Returns
+    -------
+    Target
+        What `predict` and `rank` run a model on.
+
+    Raises
+    ------
+    UnknownNameError
+        If a name is in no catalogue.
+
+    Examples
+    --------
+    >>> target("hgx-h100").device.id
+    'h100-sxm'
+    """
+    loaded = load_system(system, profiles) if isinstance(system, str) else system
+    tables = [
+        read_kernel_table(folder, loaded.device.id, loaded.device.architecture)
+        for folder in profile_directories(profiles)
+    ]
+    kernels = KernelTable(
+        tuple(row for table in tables for row in table.measured),
+        tuple(row for table in tables for row in table.defaults),
+    )
+    return Target(loaded, kernels, load_engine(engine, profiles))
+
+
+def precision_of(model: ModelSpec, weights: str | None = None, kv: str | None = None) -> Precision:
+    """Formats of a deployment: the checkpoint's own unless others are asked for.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Model, with the formats its checkpoint comes in.
+    weights : str, optional
+        One of `PRECISIONS`.
+    kv : str, optional
+        Format of the KV cache; the model's own by default, 8 bits with 8-bit or 4-bit float weights is the user's
+        choice and never assumed.
+
+    Returns
+    -------
+    Precision
+        The formats.
+
+    Raises
+    ------
+    PlanError
+        If the precision is unknown.
+
+    Examples
+    --------
+    >>> precision_of(load_model("llama-3.1-70b"), "fp8").linear
+    'fp8'
+    """
+    if weights is None:
+        chosen = model.weights
+    elif weights not in PRECISIONS:
+        raise PlanError(f"unknown precision {weights!r}; choose from {', '.join(PRECISIONS)}")
+    elif weights == "mxfp4":
+        chosen = Precision(experts="w4a16_mxfp4") if model.is_moe else Precision.uniform("w4a16_mxfp4")
+    else:
+        chosen = Precision.uniform({"int4": "int4_wo"}.get(weights, weights))
+    return chosen.with_kv(kv) if kv else chosen
+
+
+def _tokens(value: float | str) -> float:
+    return parse(value, "count") if isinstance(value, str) else float(value)
+
+
+def predict(
+    model: ModelSpec | str,
+    system: System | Target | str,
+    plan: PlanGrid,
+    *,
+    isl: float | str,
+    osl: float | str,
+    precision: str | None = None,
+    kv: str | None = None,
+    engine: str = "neutral",
+) -> Estimate:
+    """Predict serving latency, throughput and memory of one plan or of a million.
+
+    Parameters
+    ----------
+    model : ModelSpec or str
+        Model, or its name or the path of a config.json.
+    system : System, Target or str
+        What runs it.
+    plan : PlanGrid
+        Plans, from `plans`.
+    isl, osl : float or str
+        Input and output tokens, for instance 4096 or "4Ki".
+    precision : str, optional
+        Weight format; the checkpoint's by default.
+    kv : str, optional
+        KV-cache format.
+    engine : str
+        Engine profile, where `system` is not a `Target`.
+
+    Returns
+    -------
+    Estimate
+        One value per plan and column.
+
+    Examples
+    --------
+    >>> from perfmodel.parallel.grid import plans
+    >>> estimate = predict("llama-3.1-8b", "hgx-h100", plans(tp=[1, 2], concurrency=8), isl="1k", osl=128)
+    >>> bool(estimate["tpot_s"][1] < estimate["tpot_s"][0])
+    True
+    """
+    spec = load_model(model) if isinstance(model, str) else model
+    on = system if isinstance(system, Target) else target(system, engine)
+    return predict_serving(spec, on, plan, Workload(_tokens(isl), _tokens(osl)), precision_of(spec, precision, kv))
+
+
+def rank(
+    model: ModelSpec | str,
+    system: System | Target | str,
+    *,
+    gpus: int,
+    isl: float | str,
+    osl: float | str,
+    ttft: float | str | None = None,
+    tpot: float | str | None = None,
+    rate: float = 0.0,
+    precision: str | None = None,
+    kv: str | None = None,
+    engine: str = "neutral",
+    **chosen: Any,
+) -> Ranking:
+    """Rank every split of a number of devices for serving.
+
+    Parameters
+    ----------
+    model : ModelSpec or str
+        Model, or its name or the path of a config.json.
+    system : System, Target or str
+        What runs it.
+    gpus : int
+        Devices of the deployment.
+    isl, osl : float or str
+        Input and output tokens.
+    ttft, tpot : float or str, optional
+        Limits, in seconds or with a unit ("50ms").
+    rate : float
+        Requests per second that must be sustained.
+    precision : str, optional
+        Weight format; the checkpoint's by default.
+    kv : str, optional
+        KV-cache format.
+    engine : str
+        Engine profile, where `system` is not a `Target`.
+    **chosen
+        Knobs held at one value: tp, pp, dp, ep, moe_tp, concurrency.
+
+    Returns
+    -------
+    Ranking
+        Ranked plans.
+
+    Raises
+    ------
+    NothingFeasibleError
+        If nothing fits and meets the limits; the message names the nearest miss.
+
+    Examples
+    --------
+    >>> best = rank("llama-3.1-8b", "hgx-h100", gpus=1, isl="1k", osl=128).row(1)
+    >>> best["tp"], best["feasible"]
+    (1, True)
+    """
+    spec = load_model(model) if isinstance(model, str) else model
+    on = system if isinstance(system, Target) else target(system, engine)
+    seconds = {
+        name: parse(value, "time") if isinstance(value, str) else float(value)
+        for name, value in (("ttft_s", ttft), ("tpot_s", tpot))
+        if value is not None
+    }
+    return rank_serving(
+        spec,
+        on,
+        gpus,
+        Workload(_tokens(isl), _tokens(osl)),
+        precision_of(spec, precision, kv),
+        Limits(**seconds, rate=rate),
+        chosen={k: int(v) for k, v in chosen.items() if v is not None},
+    )

@@ -1,0 +1,53 @@
+"""`perfmodel explain`: the derivation of an estimate, operator by operator."""
+
+from typing import Annotated
+
+import typer
+
+from perfmodel.cli import options
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Derive an estimate, operator by operator.")
+
+
+@app.command("serving")
+def serving(
+    model: options.Model,
+    system: options.SystemName,
+    isl: options.Isl,
+    osl: options.Osl,
+    tp: Annotated[int, typer.Option(help="Tensor-parallel ranks.")] = 1,
+    pp: Annotated[int, typer.Option(help="Pipeline stages.")] = 1,
+    dp: Annotated[int, typer.Option(help="Attention data-parallel ranks.")] = 1,
+    ep: Annotated[int, typer.Option(help="Expert-parallel ranks.")] = 1,
+    concurrency: Annotated[int, typer.Option(help="Requests in flight in the replica.")] = 1,
+    precision: options.Precision = None,
+    kv: options.KvFormat = None,
+    engine: options.EngineName = "neutral",
+    phase: Annotated[str, typer.Option(help="decode, prefill or both.")] = "both",
+    output: options.Output = None,
+    profiles: options.Profiles = None,
+) -> None:
+    """Show where every millisecond and every byte of one plan comes from."""
+    from perfmodel import api
+    from perfmodel.errors import PlanError
+    from perfmodel.estimate.serving import Workload
+    from perfmodel.models.catalog import load_model
+    from perfmodel.parallel.grid import plans
+    from perfmodel.reports.explain import derivation
+
+    if phase not in ("decode", "prefill", "both"):
+        raise PlanError(f"--phase must be decode, prefill or both, not {phase!r}")
+    spec = load_model(model)
+    knobs = {"tp": tp, "pp": pp, "dp": dp, "concurrency": concurrency}
+    grid = plans(**knobs, ep=ep) if spec.is_moe else plans(**knobs)
+    options.deliver(
+        derivation(
+            spec,
+            api.target(system, engine, profiles=profiles),
+            grid,
+            Workload(float(options.count(isl, "isl")), float(options.count(osl, "osl"))),
+            api.precision_of(spec, precision, kv),
+            phases=("decode", "prefill") if phase == "both" else (phase,),
+        ),
+        output,
+    )

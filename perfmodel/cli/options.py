@@ -1,0 +1,111 @@
+"""Options that several commands share, and how their text becomes numbers."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[str, typer.Option("--model", help="Model: a built-in name or the path of a config.json.")]
+SystemName = Annotated[str, typer.Option("--system", help="System: a name from 'hardware list' or a TOML file.")]
+Gpus = Annotated[str, typer.Option("--gpus", help="Devices of the whole deployment.")]
+Isl = Annotated[str, typer.Option("--isl", help="Input tokens per request, for instance 4k (4000) or 4Ki (4096).")]
+Osl = Annotated[str, typer.Option("--osl", help="Output tokens per request.")]
+Precision = Annotated[
+    str | None, typer.Option("--precision", help="Weight format: bf16, fp8, nvfp4 ...; the checkpoint's by default.")
+]
+KvFormat = Annotated[str | None, typer.Option("--kv", help="Format of the KV cache; the model's own by default.")]
+EngineName = Annotated[
+    str, typer.Option("--engine", help="Serving software: neutral, trtllm, vllm, sglang or a TOML file.")
+]
+Profiles = Annotated[str | None, typer.Option("--profiles", help="Directory of profiles that is searched first.")]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="File to write instead of stdout.")]
+
+
+class Format(StrEnum):
+    """How a result is written."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+def count(text: str, name: str) -> int:
+    """Read a whole number that may carry a prefix.
+
+    Parameters
+    ----------
+    text : str
+        For instance "16", "4k" or "4Ki".
+    name : str
+        Option, for the message.
+
+    Returns
+    -------
+    int
+        At least 1.
+
+    Raises
+    ------
+    PlanError
+        If it is not a whole number above zero.
+    """
+    from perfmodel.errors import PlanError, UnitError
+    from perfmodel.units import parse
+
+    try:
+        value = parse(text, "count")
+    except UnitError as error:
+        raise PlanError(f"--{name}: {error}") from None
+    if value < 1 or value != int(value):
+        raise PlanError(f"--{name} must be a whole number of at least 1, not {text}")
+    return int(value)
+
+
+def seconds(text: str | None, name: str) -> float | None:
+    """Read an optional time with its unit.
+
+    Parameters
+    ----------
+    text : str, optional
+        For instance "50ms".
+    name : str
+        Option, for the message.
+
+    Returns
+    -------
+    float or None
+        Seconds.
+
+    Raises
+    ------
+    PlanError
+        If it is no time.
+    """
+    from perfmodel.errors import PlanError, UnitError
+    from perfmodel.units import parse
+
+    if text is None:
+        return None
+    try:
+        return parse(text, "time")
+    except UnitError as error:
+        raise PlanError(f"--{name}: {error}") from None
+
+
+def deliver(text: str, output: Path | None) -> None:
+    """Print a result, or write it to a file whole.
+
+    Parameters
+    ----------
+    text : str
+        The result.
+    output : pathlib.Path, optional
+        File; stdout by default.
+    """
+    if output is None:
+        typer.echo(text, nl=not text.endswith("\n"))
+    else:
+        from perfmodel.reports.export import write_whole
+
+        write_whole(output, text if text.endswith("\n") else text + "\n")

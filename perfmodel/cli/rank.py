@@ -1,0 +1,67 @@
+"""`perfmodel rank`: ranked plans for a budget of devices."""
+
+from typing import Annotated
+
+import typer
+
+from perfmodel.cli import options
+from perfmodel.cli.options import Format
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Rank the splits of a model over devices.")
+
+
+@app.command("serving")
+def serving(
+    model: options.Model,
+    system: options.SystemName,
+    gpus: options.Gpus,
+    isl: options.Isl,
+    osl: options.Osl,
+    ttft: Annotated[str | None, typer.Option(help="Longest mean time to first token, for instance 2s.")] = None,
+    tpot: Annotated[str | None, typer.Option(help="Longest mean time per output token, for instance 50ms.")] = None,
+    rate: Annotated[float, typer.Option(help="Requests per second that must be sustained.")] = 0.0,
+    precision: options.Precision = None,
+    kv: options.KvFormat = None,
+    engine: options.EngineName = "neutral",
+    tp: Annotated[int | None, typer.Option(help="Hold tensor parallelism at one value.")] = None,
+    pp: Annotated[int | None, typer.Option(help="Hold pipeline parallelism at one value.")] = None,
+    dp: Annotated[int | None, typer.Option(help="Hold attention data parallelism at one value.")] = None,
+    ep: Annotated[int | None, typer.Option(help="Hold expert parallelism at one value.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Hold the requests in flight per replica.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Plans to show.")] = 10,
+    format: Annotated[Format, typer.Option(help="How to write the result.")] = Format.table,
+    output: options.Output = None,
+    profiles: options.Profiles = None,
+) -> None:
+    """Rank every split that fits by output tokens per second and GPU, within latency limits."""
+    from perfmodel import api
+    from perfmodel.models.catalog import load_model
+    from perfmodel.reports import serving as report
+    from perfmodel.reports.export import to_csv, to_json
+    from perfmodel.reports.tables import plain_table
+
+    ranking = api.rank(
+        load_model(model),
+        api.target(system, engine, profiles=profiles),
+        gpus=options.count(gpus, "gpus"),
+        isl=options.count(isl, "isl"),
+        osl=options.count(osl, "osl"),
+        ttft=options.seconds(ttft, "ttft"),
+        tpot=options.seconds(tpot, "tpot"),
+        rate=rate,
+        precision=precision,
+        kv=kv,
+        tp=tp,
+        pp=pp,
+        dp=dp,
+        ep=ep,
+        concurrency=concurrency,
+    )
+    if format is Format.json:
+        options.deliver(to_json(report.document(ranking, top)), output)
+    elif format is Format.csv:
+        options.deliver(to_csv(report.document(ranking, top)["plans"]), output)
+    else:
+        lines = [report.verdict(ranking), "", plain_table(*report.table_rows(ranking, top)), ""]
+        lines += [f" {report.why_not(ranking)}", f" {report.trust(ranking)}"]
+        options.deliver("\n".join(lines), output)

@@ -1,0 +1,55 @@
+"""`perfmodel validate`: error tables of predictions against measured cases."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perfmodel.cli import options
+from perfmodel.cli.options import Format
+from perfmodel.cli.predict import Cases
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Score predictions against measured cases.")
+
+
+@app.command("operators")
+def operators(
+    cases: Cases,
+    by: Annotated[str, typer.Option(help="Columns to group by, separated by commas.")] = "op,hardware,engine,dtype",
+    buckets: Annotated[bool, typer.Option("--buckets", help="Group by latency bucket as well.")] = False,
+    format: Annotated[Format, typer.Option(help="How to write the result.")] = Format.table,
+    output: options.Output = None,
+    profiles: options.Profiles = None,
+) -> None:
+    """Errors of operator times by operator, device, engine and format, the plain roofline's beside them."""
+    from perfmodel.calibrate.cases import read_cases
+    from perfmodel.validate.operators import predict_operators
+    from perfmodel.validate.scores import bucket, error_table
+
+    frame = read_cases(cases, ("id", "op", "hardware", "measured_s"))
+    predicted = predict_operators(frame, profiles)
+    scored = frame.assign(
+        time_s=predicted["time_s"], roofline=predicted["roofline_s"], bucket=bucket(frame["measured_s"])
+    )
+    columns = [*by.split(","), *(["bucket"] if buckets else [])]
+    _deliver_table(error_table(scored, columns, "time_s", "measured_s", beside="roofline"), format, output)
+
+
+def _deliver_table(table: "pd.DataFrame", format: Format, output: Path | None) -> None:  # type: ignore[name-defined] # noqa: F821
+    from perfmodel.reports.export import to_csv, to_json
+    from perfmodel.reports.tables import plain_table
+
+    rows = table.to_dict("records")
+    if format is Format.json:
+        options.deliver(to_json({"errors_percent": rows}), output)
+    elif format is Format.csv:
+        options.deliver(to_csv(rows, list(table.columns)), output)
+    else:
+        cells = [[_cell(name, row[name]) for name in table.columns] for row in rows]
+        options.deliver(plain_table([str(name) for name in table.columns], cells), output)
+
+
+def _cell(name: str, value: object) -> str:
+    if name == "cases":
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if isinstance(value, float) else str(value)

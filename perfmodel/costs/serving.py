@@ -1,0 +1,90 @@
+"""Serving: seconds per output token and to the first token when requests share a device."""
+
+import numpy as np
+
+from perfmodel.arrays import Floats, as_floats
+from perfmodel.costs.registry import formula
+
+
+@formula(
+    name="interleaved_tpot",
+    quantity="time",
+    equation=r"\mathrm{TPOT} = t_d + \frac{(n - 1)\,t_p}{o}",
+    source="Conservation of device time in a closed loop: while one request decodes, each of the others prefills once",
+)
+def interleaved_tpot(decode_s: Floats, prefill_s: Floats, requests: Floats, output_tokens: Floats) -> Floats:
+    r"""Mean time per output token when prefills run between the decode steps.
+
+    .. math:: \mathrm{TPOT} = t_d + \frac{(n - 1)\,t_p}{o}
+
+    With n requests always in flight, every other request is replaced, and so prefilled, once in the life of a
+    request; each of these prefills stalls its decoding.
+
+    Parameters
+    ----------
+    decode_s : float or array
+        Decode step t_d of all requests in flight [s].
+    prefill_s : float or array
+        Device time t_p that one prompt takes from the decoding [s].
+    requests : float or array
+        Requests n in flight on one rank.
+    output_tokens : float or array
+        Output tokens o of a request.
+
+    Returns
+    -------
+    float or array
+        Time per output token [s].
+
+    References
+    ----------
+    Conservation of device time; the interference that chunked prefill spreads out (SARATHI, arXiv:2308.16369) and
+    does not remove.
+
+    Examples
+    --------
+    >>> round(float(interleaved_tpot(0.02, 0.1, 65, 1000)), 4)
+    0.0264
+    """
+    others = np.maximum(as_floats(requests) - 1.0, 0.0)
+    return as_floats(decode_s) + others * prefill_s / output_tokens
+
+
+@formula(
+    name="closed_loop_wait",
+    quantity="time",
+    equation=r"w = \min\left(\frac{\rho\,t_p}{2(1 - \rho)},\ (n - 1)\,t_p\right), \quad \rho = \frac{n\,t_p}{T}",
+    source="Pollaczek-Khinchine wait with fixed service time (M/D/1), capped by the finite population",
+)
+def closed_loop_wait(prefill_s: Floats, requests: Floats, cycle_s: Floats) -> Floats:
+    r"""Mean wait of a prompt for the prompts before it.
+
+    .. math:: w = \min\left(\frac{\rho\,t_p}{2(1 - \rho)},\ (n - 1)\,t_p\right), \quad \rho = \frac{n\,t_p}{T}
+
+    Parameters
+    ----------
+    prefill_s : float or array
+        Device time t_p of one prompt [s].
+    requests : float or array
+        Requests n in flight.
+    cycle_s : float or array
+        Life T of a request, from arrival to its last token [s].
+
+    Returns
+    -------
+    float or array
+        Wait before a prompt's own prefill [s].
+
+    References
+    ----------
+    Kleinrock 1975, Queueing Systems I, M/D/1. Differs by the cap: no more than the other n - 1 requests can be
+    ahead.
+
+    Examples
+    --------
+    >>> float(closed_loop_wait(0.1, 1, 5.0)), round(float(closed_loop_wait(0.1, 20, 4.0)), 3)
+    (0.0, 0.05)
+    """
+    others = np.maximum(as_floats(requests) - 1.0, 0.0)
+    load = np.clip(as_floats(requests) * prefill_s / cycle_s, 0.0, 1.0 - 1e-9)
+    return np.minimum(load * prefill_s / (2.0 * (1.0 - load)), others * prefill_s)

@@ -1,0 +1,1 @@
+"""Estimates: steps, latency and memory of a model under plans."""

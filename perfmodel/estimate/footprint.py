@@ -1,0 +1,160 @@
+"""Bytes on the fullest device: weights, KV cache, activations, communication buffers and the framework."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from perfmodel.arrays import Floats, as_floats
+from perfmodel.costs.formats import get_format
+from perfmodel.estimate.step import shard_of
+from perfmodel.estimate.target import Target
+from perfmodel.layers.base import Shard
+from perfmodel.layers.precision import Precision
+from perfmodel.models.spec import ModelSpec
+from perfmodel.parallel.grid import PlanGrid
+
+_RESIDUAL_COPIES = 4.0  # residual stream, normalised input, attention and MLP output of one layer
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Memory of the fullest device and its parts.
+
+    Parameters
+    ----------
+    weights : float or array
+        Weights of the fullest pipeline stage [B].
+    cache_per_request : float or array
+        KV cache and recurrent state of one request on the fullest stage [B].
+    cache : float or array
+        The same for all requests of the rank [B].
+    activations : float or array
+        Working memory of a prefill step [B].
+    buffers : float or array
+        Communication buffers [B].
+    framework : float or array
+        Runtime context, libraries and captured graphs [B].
+    capacity : float
+        Memory that the engine may fill [B].
+    """
+
+    weights: Floats
+    cache_per_request: Floats
+    cache: Floats
+    activations: Floats
+    buffers: Floats
+    framework: Floats
+    capacity: float
+
+    @property
+    def fixed(self) -> Floats:
+        """Everything but the cache [B]."""
+        return as_floats(self.weights) + self.activations + self.buffers + self.framework
+
+    @property
+    def total(self) -> Floats:
+        """Sum of the parts [B]."""
+        return as_floats(self.fixed) + self.cache
+
+    @property
+    def requests(self) -> Floats:
+        """Requests of one attention-data-parallel rank whose cache fits beside everything else."""
+        return np.maximum(np.floor((self.capacity - as_floats(self.fixed)) / self.cache_per_request), 0.0)
+
+
+def _fullest_stage(
+    model: ModelSpec, per_block: list[Floats], first: Floats, last: Floats, stages: npt.NDArray[np.float64]
+) -> Floats:
+    """Most that one pipeline stage holds; `first` and `last` are what only the first and the last stage hold.
+
+    Plans with more stages than layers, which rules refuse, are given the model undivided.
+    """
+    result: Floats = as_floats(np.nan)
+    for p in np.unique(stages):
+        most: Floats = as_floats(0.0)
+        layout = model.stages(int(p) if p <= model.layers else 1)
+        for number, counts in enumerate(layout):
+            held: Floats = as_floats(0.0)
+            for count, amount in zip(counts, per_block, strict=True):
+                if count:
+                    held = held + count * as_floats(amount)
+            held = held + (first if number == 0 else 0.0) + (last if number == len(layout) - 1 else 0.0)
+            most = np.maximum(most, held)
+        result = np.where(stages == p, most, result)
+    return result
+
+
+def _widest(model: ModelSpec, shard: Shard) -> Floats:
+    """Widest activation inside a layer on one device: the gated pair of the MLP, or queries, keys and values."""
+    sizes = model.divisors()
+    return 2.0 * np.ceil(max(sizes.get("intermediate", 0), 2 * model.hidden) / as_floats(shard.tp))
+
+
+def serving_footprint(
+    model: ModelSpec,
+    target: Target,
+    grid: PlanGrid,
+    precision: Precision,
+    *,
+    context: Floats,
+    requests: Floats,
+    step_tokens: Floats,
+) -> Footprint:
+    r"""Memory of the fullest device of a serving replica.
+
+    Cache is reserved for the whole length of every request in flight. Working memory is that of the largest prefill
+    step: a few copies of the residual stream, the widest intermediate activation and the logits.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Model.
+    target : Target
+        System and engine.
+    grid : PlanGrid
+        Plans.
+    precision : Precision
+        Number formats.
+    context : float or array
+        Longest length of a request, input and output together.
+    requests : float or array
+        Requests in flight on one attention-data-parallel rank.
+    step_tokens : float or array
+        Tokens of the largest prefill step on one rank.
+
+    Returns
+    -------
+    Footprint
+        Bytes on the fullest device.
+    """
+    shard = shard_of(grid)
+    weights = _fullest_stage(
+        model,
+        [block.weight_bytes(shard, precision) for block, _ in model.blocks],
+        model.embedding_bytes(shard, precision),
+        np.where(
+            grid.pp > 1,
+            model.head_bytes(shard, precision, separate=True),
+            model.head_bytes(shard, precision),
+        ),
+        grid.pp,
+    )
+    cache = _fullest_stage(
+        model, [block.cache_bytes(context, shard, precision) for block, _ in model.blocks], 0.0, 0.0, grid.pp
+    )
+    rows = as_floats(step_tokens) / grid.cp
+    width = get_format(precision.activations).activation_bytes
+    residual = _RESIDUAL_COPIES * rows * model.hidden * width
+    wide = rows * _widest(model, shard) * width
+    logits = as_floats(requests) * np.ceil(model.vocab / as_floats(grid.tp)) * 4.0
+    parallel = (grid.tp * grid.dp * grid.cp * grid.pp) > 1
+    return Footprint(
+        weights=weights,
+        cache_per_request=cache,
+        cache=cache * np.ceil(as_floats(requests)),
+        activations=residual + wide + logits,
+        buffers=np.where(parallel, 2.0 * rows * model.hidden * width, 0.0),
+        framework=as_floats(target.engine.framework_bytes),
+        capacity=target.device.memory_bytes * target.engine.memory_fraction,
+    )

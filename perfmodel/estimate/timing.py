@@ -1,0 +1,216 @@
+"""Seconds of one operator: which formula and which numbers time it on a device."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from perfmodel.arrays import Floats, as_floats
+from perfmodel.costs.compute import roofline_bound
+from perfmodel.costs.formats import get_format, peak_of
+from perfmodel.costs.registry import get_formula
+from perfmodel.hardware.device import Device
+from perfmodel.hardware.kernels import Basis, KernelCalibration, KernelTable
+from perfmodel.layers.operators import Attention, Experts, Gemm, Pass
+
+LATENCY_SHARE = 0.35
+"""An operator whose exact bound is below this share of its time is bound by latency, not by a rate."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorTime:
+    """Time of one operator over all plans, and what it rests on.
+
+    Parameters
+    ----------
+    seconds : float or array
+        Time of all occurrences in the layer [s].
+    compute_s, memory_s, network_s : float or array
+        Exact bounds: arithmetic at peak, compulsory bytes at full bandwidth, payload at full link rate [s].
+    formula : str
+        Registered formula.
+    basis : str
+        measured, default or datasheet.
+    source : str
+        Whose coefficients: device, engine and kernel, or the architecture's defaults.
+    """
+
+    seconds: Floats
+    compute_s: Floats
+    memory_s: Floats
+    network_s: Floats
+    formula: str
+    basis: Basis
+    source: str
+
+    def bound(self) -> Any:
+        """Resource that binds: 0 compute, 1 memory, 2 network, 3 latency, an integer array over plans."""
+        parts = np.stack(np.broadcast_arrays(*map(as_floats, (self.compute_s, self.memory_s, self.network_s))))
+        return np.where(parts.max(axis=0) < LATENCY_SHARE * self.seconds, 3, parts.argmax(axis=0))
+
+
+@lru_cache(maxsize=256)
+def _keywords(form: str) -> frozenset[str]:
+    return frozenset(inspect.signature(get_formula(form).function).parameters)
+
+
+def device_numbers(device: Device, format: str) -> dict[str, float]:
+    """Collect the plain numbers that a formula may ask of a device, for one operand format.
+
+    Parameters
+    ----------
+    device : Device
+        Device.
+    format : str
+        Operand format, which decides the peak.
+
+    Returns
+    -------
+    dict
+        Keyword -> number in SI units.
+    """
+    f = get_format(format)
+    return {
+        "peak_flops": peak_of(format, device.peak_flops),
+        "memory_bandwidth": device.memory_bandwidth,
+        # Where nobody publishes a cache, formulas see none: nothing stays in it, and it is never the limit.
+        "cache_bytes": device.cache_bytes or 0.0,
+        "cache_bandwidth": device.cache_bandwidth or np.inf,
+        "cores": device.cores,
+        "weight_bytes": f.weight_bytes,
+        "activation_bytes": f.activation_bytes,
+    }
+
+
+def call_form(calibration: KernelCalibration, sizes: Mapping[str, Any], numbers: Mapping[str, Any]) -> Floats:
+    """Evaluate a calibrated formula with the numbers that its signature asks for.
+
+    Parameters
+    ----------
+    calibration : KernelCalibration
+        Formula name, coefficients and attributes.
+    sizes : mapping
+        Sizes of the operator by argument name.
+    numbers : mapping
+        Hardware and format numbers by argument name; those the formula does not take are left out.
+
+    Returns
+    -------
+    float or array
+        Time [s].
+    """
+    wanted = _keywords(calibration.form)
+    offered = {**numbers, **sizes, **calibration.attributes, **calibration.coefficients}
+    return get_formula(calibration.form).function(**{k: v for k, v in offered.items() if k in wanted})  # type: ignore[no-any-return]
+
+
+def _source(calibration: KernelCalibration | None, device: Device) -> str:
+    if calibration is None:
+        return f"{device.id} datasheet"
+    kernel = f" {calibration.kernel}" if calibration.kernel else ""
+    owner = device.id if calibration.basis == "measured" else f"{device.architecture} defaults"
+    return f"{owner}/{calibration.engine or 'any'} {calibration.format}{kernel} {calibration.basis}"
+
+
+def _operator_key(op: Gemm | Attention | Experts | Pass) -> tuple[str, str, str]:
+    """Operator name, operand format and cache format under which calibrations are filed."""
+    if isinstance(op, Gemm):
+        return "gemm", op.format, ""
+    if isinstance(op, Experts):
+        return "moe", op.format, ""
+    if isinstance(op, Attention):
+        return ("decode_" if op.decode else "prefill_") + ("mla" if op.latent else "attention"), op.format, op.kv_format
+    return "pass", op.format, ""
+
+
+def _sizes(op: Gemm | Attention | Experts | Pass) -> dict[str, Any]:
+    """Sizes by the argument names that the formulas use."""
+    if isinstance(op, Gemm):
+        return {"tokens": op.tokens, "out_features": op.out_features, "in_features": op.in_features}
+    if isinstance(op, Experts):
+        return {
+            "tokens": op.tokens,
+            "hidden": op.hidden,
+            "intermediate": op.intermediate,
+            "experts": op.experts,
+            "topk": op.topk,
+            "expert_ranks": op.ep,
+            "tensor_ranks": op.moe_tp,
+            "gated": op.gated,
+            "random": True,
+        }
+    if isinstance(op, Attention):
+        return {
+            "batch": op.batch,
+            "tokens": op.tokens,
+            "context": op.context,
+            "heads": op.heads,
+            "kv_heads": op.kv_heads,
+            "qk_head_dim": op.qk_head_dim,
+            "v_head_dim": op.v_head_dim,
+            "window": op.window,
+            "queries": op.tokens,
+            # Absorbed latent attention stores one vector per token, of which the values are a part.
+            "kv_elements": op.qk_head_dim if op.latent and op.decode else None,
+            "query_bytes": get_format(op.format).activation_bytes,
+            "kv_bytes": get_format(op.kv_format).activation_bytes,
+        }
+    return {"flops": op.operations, "nbytes": op.moved}
+
+
+def time_operator(
+    op: Gemm | Attention | Experts | Pass, device: Device, kernels: KernelTable, engine: str = ""
+) -> OperatorTime:
+    """Time one operator that runs on a single device.
+
+    The nearest calibration of the operator's kernel family times it; where the operator has none, a roofline with
+    default efficiencies and a launch floor does.
+
+    Parameters
+    ----------
+    op : Gemm, Attention, Experts or Pass
+        Operator with its sizes, arrays over plans.
+    device : Device
+        Device.
+    kernels : KernelTable
+        Calibrations that may serve it.
+    engine : str
+        Serving engine whose kernels are preferred.
+
+    Returns
+    -------
+    OperatorTime
+        Seconds and bounds.
+    """
+    operator, format, kv_format = _operator_key(op)
+    # Latent-attention kernels multiply in the format of an 8-bit cache.
+    latent = isinstance(op, Attention) and op.latent and get_format(op.kv_format).peak == "fp8"
+    numbers = device_numbers(device, op.kv_format if isinstance(op, Attention) and latent else format)
+    flops, nbytes = op.flops(), op.nbytes()
+    calibration = kernels.find(operator, format, kv_format=kv_format, engine=engine)
+    if calibration is None:
+        form = get_formula("roofline_time")
+        once = form.function(
+            as_floats(flops) / op.count,
+            as_floats(nbytes) / op.count,
+            peak_flops=numbers["peak_flops"],
+            memory_bandwidth=numbers["memory_bandwidth"],
+            **form.defaults(),
+        )
+    else:
+        once = call_form(calibration, _sizes(op), numbers)
+    compute_s = roofline_bound(flops, 0.0, peak_flops=numbers["peak_flops"], memory_bandwidth=1.0)
+    memory_s = roofline_bound(0.0, nbytes, peak_flops=1.0, memory_bandwidth=device.memory_bandwidth)
+    empty = (as_floats(flops) + nbytes) <= 0  # nothing to do is not even launched
+    return OperatorTime(
+        seconds=np.where(empty, 0.0, op.count * as_floats(once)),
+        compute_s=compute_s,
+        memory_s=memory_s,
+        network_s=0.0,
+        formula=calibration.form if calibration else "roofline_time",
+        basis=calibration.basis if calibration else "datasheet",
+        source=_source(calibration, device),
+    )

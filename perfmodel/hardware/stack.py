@@ -1,0 +1,101 @@
+"""Stack: how training software uses a device: attention era, pointwise passes, host time, what it overlaps."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+ATTENTION_ERAS = ("unfused", "flash1", "flash2", "flash3")
+"""Attention kernels by era: scores in memory; FlashAttention and its Triton version; FlashAttention-2; the kernels
+that use asynchronous copies and matrix units of their time (FlashAttention-3, cuDNN 9), as serving engines do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Numbers that belong to training software and to its time, not to the device.
+
+    Parameters
+    ----------
+    id : str
+        Name, for instance "megatron-2021".
+    name : str
+        Name for people.
+    attention : str
+        One of `ATTENTION_ERAS`.
+    attention_factor : mapping of str to float
+        Architecture -> time of the era's attention kernel over that of today's measured one [1].
+    pointwise_efficiency : float
+        Achieved part of the memory bandwidth in pointwise passes [1].
+    clock_scale : float
+        Time of a kernel in a long training run over its time in a short benchmark [1].
+    host_kernel_s : float
+        Host time per kernel; a sequence of kernels takes at least that long [s].
+    kernel_gap_s : float
+        Gap between two kernels on the device [s].
+    forward_kernels, backward_kernels : float
+        Kernels of one layer.
+    dropout : bool
+        Whether dropout masks are made, kept and applied.
+    fused_loss : bool
+        Whether the cross entropy runs in a fused kernel.
+    gradient_bytes : float
+        Bytes per gradient that are accumulated and exchanged [B].
+    wgrad_bytes : float
+        Bytes per element that a weight-gradient product reads and writes [B].
+    hidden_hops : bool
+        Whether activations between pipeline stages travel while the next chunk is computed (interleaved schedules).
+    hidden_tp : float
+        Part of tensor-parallel communication that is hidden behind products [1].
+    hidden_ep : float
+        Part of expert exchange that is hidden behind computation [1].
+    framework_bytes : float
+        Memory of the runtime outside the framework's allocator [B].
+    systems : mapping of str to str
+        Source of measurements that the stack describes -> system they ran on; empty for the device's default.
+    provenance : mapping of str to str
+        Key -> where its number comes from.
+    """
+
+    id: str
+    name: str
+    attention: str = "flash3"
+    attention_factor: Mapping[str, float] = field(default_factory=dict, hash=False)
+    pointwise_efficiency: float = 0.7
+    clock_scale: float = 1.0
+    host_kernel_s: float = 8e-6
+    kernel_gap_s: float = 0.0
+    forward_kernels: float = 20.0
+    backward_kernels: float = 35.0
+    dropout: bool = False
+    fused_loss: bool = True
+    gradient_bytes: float = 4.0
+    wgrad_bytes: float = 8.0
+    hidden_hops: bool = True
+    hidden_tp: float = 0.0
+    hidden_ep: float = 0.0
+    framework_bytes: float = 2e9
+    systems: Mapping[str, str] = field(default_factory=dict, hash=False)
+    provenance: Mapping[str, str] = field(default_factory=dict, hash=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("attention_factor", "systems", "provenance"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    @property
+    def unfused(self) -> bool:
+        """Whether attention scores are written to memory."""
+        return self.attention == "unfused"
+
+    def attention_slowdown(self, architecture: str) -> float:
+        """Time of the era's attention kernel over that of today's measured one.
+
+        Parameters
+        ----------
+        architecture : str
+            Device family, for instance "hopper".
+
+        Returns
+        -------
+        float
+            Factor, 1 where the stack names none [1].
+        """
+        return self.attention_factor.get(architecture, 1.0)

@@ -1,0 +1,1 @@
+"""Plans: grids of parallel splits, their groups, placement and rules."""

@@ -1,0 +1,192 @@
+"""Rules: which plans can exist for a model on a system, and the reason why the others cannot."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from perfmodel.parallel.grid import PlanGrid
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One condition that every plan has to meet.
+
+    Parameters
+    ----------
+    category : str
+        What is counted under one heading, for instance "weights exceed memory".
+    broken : numpy.ndarray
+        True where a plan breaks the rule; broadcasts to the grid.
+    describe : callable
+        Flat position in the grid -> a sentence with the numbers of that plan.
+    """
+
+    category: str
+    broken: npt.NDArray[np.bool_]
+    describe: Callable[[int], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """Which plans are feasible, and the first rule that each of the others breaks.
+
+    Parameters
+    ----------
+    code : numpy.ndarray
+        0 where feasible, else 1 + position of the first broken rule; one entry per plan.
+    rules : tuple of Rule
+        The rules in the order in which they were applied.
+    """
+
+    code: npt.NDArray[np.int16]
+    rules: tuple[Rule, ...]
+
+    @property
+    def feasible(self) -> npt.NDArray[np.bool_]:
+        """True where no rule is broken."""
+        return np.equal(self.code, 0)
+
+    def reason(self, index: int) -> str:
+        """Explain one plan.
+
+        Parameters
+        ----------
+        index : int
+            Flat position in the grid.
+
+        Returns
+        -------
+        str
+            Empty for a feasible plan, else why it cannot be.
+        """
+        code = int(self.code[index])
+        return self.rules[code - 1].describe(index) if code else ""
+
+    def counts(self) -> dict[str, int]:
+        """Count infeasible plans by category.
+
+        Returns
+        -------
+        dict
+            Category -> plans, most frequent first.
+        """
+        found = np.bincount(self.code, minlength=len(self.rules) + 1)[1:]
+        order = np.argsort(-found, kind="stable")
+        total: dict[str, int] = {}
+        for i in order:
+            if found[i]:
+                category = self.rules[i].category
+                total[category] = total.get(category, 0) + int(found[i])
+        return total
+
+
+def judge(shape: tuple[int, ...], rules: tuple[Rule, ...]) -> Verdicts:
+    """Apply rules in order; a plan is charged to the first that it breaks.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of the grid.
+    rules : tuple of Rule
+        Rules, structural ones before those of memory and latency.
+
+    Returns
+    -------
+    Verdicts
+        Feasibility of every plan.
+
+    Examples
+    --------
+    >>> rule = Rule("odd", np.array([True, False]), lambda i: f"plan {i} is odd")
+    >>> verdicts = judge((2,), (rule,))
+    >>> verdicts.feasible.tolist(), verdicts.reason(0), verdicts.counts()
+    ([False, True], 'plan 0 is odd', {'odd': 1})
+    """
+    code = np.zeros(shape, dtype=np.int16)
+    for number, rule in enumerate(rules, start=1):
+        code = np.where((code == 0) & rule.broken, np.int16(number), code)
+    return Verdicts(code.ravel(), rules)
+
+
+def structural_rules(grid: PlanGrid, divisors: Mapping[str, int], *, layers: int, max_devices: int) -> tuple[Rule, ...]:
+    """Rules of divisibility: a plan cuts the model into whole pieces, on a system that is large enough.
+
+    Query heads must divide among tp ranks. Key-value heads must divide among them, or the ranks among the heads, in
+    which case the heads are copied. Experts must divide among ep groups and one expert's width among moe_tp ranks;
+    ep x moe_tp must be the ranks of a stage.
+
+    Parameters
+    ----------
+    grid : PlanGrid
+        Plans.
+    divisors : mapping
+        The model's heads, kv_heads, experts, expert_intermediate.
+    layers : int
+        Layers of the model.
+    max_devices : int
+        Devices that the system can connect.
+
+    Returns
+    -------
+    tuple of Rule
+        One rule per condition.
+    """
+    tp, pp, ep, moe_tp = (grid.column(name) for name in ("tp", "pp", "ep", "moe_tp"))
+    stage = tp * grid.column("dp") * grid.column("cp")
+    shape = grid.shape
+    rules: list[Rule] = []
+
+    def add(category: str, broken: npt.NDArray[np.bool_], describe: Callable[[int], str]) -> None:
+        rules.append(Rule(category, broken.reshape(shape), describe))
+
+    add(
+        "more devices than the system connects",
+        grid.column("pp") * stage > max_devices,
+        lambda i: f"{pp[i] * stage[i]:.0f} devices, and the system connects {max_devices}",
+    )
+    if "heads" in divisors:
+        heads = divisors["heads"]
+        add(
+            "tp does not divide the query heads",
+            heads % tp != 0,
+            lambda i: f"tp={tp[i]:.0f} does not divide {heads} query heads",
+        )
+    if "kv_heads" in divisors:
+        kv_heads = divisors["kv_heads"]
+        add(
+            "tp does not divide the KV heads",
+            (kv_heads % tp != 0) & (tp % kv_heads != 0),
+            lambda i: f"tp={tp[i]:.0f} neither divides {kv_heads} KV heads nor is a multiple of them",
+        )
+    add(
+        "more pipeline stages than layers",
+        pp > layers,
+        lambda i: f"pp={pp[i]:.0f} exceeds {layers} layers",
+    )
+    if divisors.get("experts"):
+        experts = divisors["experts"]
+        add(
+            "expert groups do not fill the stage",
+            ep * moe_tp != stage,
+            lambda i: f"ep={ep[i]:.0f} x moe_tp={moe_tp[i]:.0f} is not the {stage[i]:.0f} ranks of a stage",
+        )
+        add(
+            "ep does not divide the experts",
+            experts % ep != 0,
+            lambda i: f"ep={ep[i]:.0f} does not divide {experts} experts",
+        )
+        width = divisors.get("expert_intermediate", 1)
+        add(
+            "moe_tp does not divide an expert",
+            width % moe_tp != 0,
+            lambda i: f"moe_tp={moe_tp[i]:.0f} does not divide the expert width {width}",
+        )
+    else:
+        add(
+            "ep without experts",
+            ep > 1,
+            lambda i: f"ep={ep[i]:.0f} on a model without experts",
+        )
+    return tuple(rules)

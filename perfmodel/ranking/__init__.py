@@ -1,0 +1,1 @@
+"""Ranking: objectives, orders and Pareto fronts."""

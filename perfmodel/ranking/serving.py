@@ -1,0 +1,340 @@
+"""Ranking of serving plans: the best concurrency of every split that meets the limits, fastest per GPU first."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from perfmodel.costs.formats import get_format
+from perfmodel.errors import NothingFeasibleError, PlanError
+from perfmodel.estimate.result import Estimate
+from perfmodel.estimate.serving import Workload, predict_serving, serving_steps
+from perfmodel.estimate.target import Target
+from perfmodel.layers.precision import Precision
+from perfmodel.models.spec import ModelSpec
+from perfmodel.parallel.grid import KNOBS, PlanGrid, concurrency_ladder, plans, serving_splits
+from perfmodel.parallel.rules import Rule, judge
+from perfmodel.units import format_size, format_time
+
+_MOST_REQUESTS = 8192
+"""Largest concurrency of one replica that is searched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a plan must deliver.
+
+    Parameters
+    ----------
+    ttft_s : float
+        Longest mean time to first token [s].
+    tpot_s : float
+        Longest mean time per output token after the first [s].
+    rate : float
+        Requests per second that all replicas together must sustain [1/s].
+    """
+
+    ttft_s: float = np.inf
+    tpot_s: float = np.inf
+    rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("ttft_s", "tpot_s"):
+            if not getattr(self, name) > 0:
+                raise PlanError(f"{name} must be above zero, not {getattr(self, name):g}")
+        if self.rate < 0:
+            raise PlanError(f"rate must not be negative, not {self.rate:g}")
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Ranked plans and why the rest is not among them.
+
+    Parameters
+    ----------
+    estimate : Estimate
+        Every plan that was searched.
+    order : numpy.ndarray
+        Positions of the best plan of each split, best first.
+    gpus : int
+        Devices of the whole deployment.
+    limits : Limits
+        What was asked for.
+    searched : int
+        Plans evaluated.
+    seconds : float
+        Time the search took [s].
+    infeasible : mapping
+        Reason -> number of plans.
+    """
+
+    estimate: Estimate
+    order: npt.NDArray[np.int64]
+    gpus: int
+    limits: Limits
+    searched: int
+    seconds: float
+    infeasible: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def row(self, rank: int) -> dict[str, Any]:
+        """One ranked plan.
+
+        Parameters
+        ----------
+        rank : int
+            1 for the best.
+
+        Returns
+        -------
+        dict
+            The estimate's row with rank, replicas, gpus and the tokens per second of the whole deployment.
+        """
+        row = self.estimate.row(int(self.order[rank - 1]))
+        size = row["tp"] * row["pp"] * row["dp"] * row["cp"]
+        replicas = self.gpus // size
+        whole = {"deployment_tokens_per_s": row["tokens_per_s"] * replicas}
+        return {"rank": rank, "replicas": replicas, "gpus": self.gpus} | row | whole
+
+
+def rank_serving(
+    model: ModelSpec,
+    target: Target,
+    gpus: int,
+    workload: Workload,
+    precision: Precision,
+    limits: Limits | None = None,
+    *,
+    chosen: Mapping[str, int] | None = None,
+) -> Ranking:
+    """Rank every split of a number of devices by output tokens per second and device.
+
+    Each split is taken at the concurrency that gives it the highest rate within the limits. Ties go to the smaller
+    tp, pp, dp, ep and concurrency, so the order does not depend on how the plans were enumerated.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Model.
+    target : Target
+        System, kernels and engine.
+    gpus : int
+        Devices of the deployment: replicas x replica size.
+    workload : Workload
+        Lengths of the requests.
+    precision : Precision
+        Number formats.
+    limits : Limits, optional
+        Latency limits and request rate.
+    chosen : mapping, optional
+        Knobs held at one value (tp, pp, dp, ep, moe_tp, concurrency).
+
+    Returns
+    -------
+    Ranking
+        Ranked plans, never empty.
+
+    Raises
+    ------
+    NothingFeasibleError
+        If no plan fits and meets the limits; the message names the nearest miss.
+    PlanError
+        If the request itself makes no sense.
+    """
+    start = time.perf_counter()
+    limits = limits or Limits()
+    held = dict(chosen or {})
+    if gpus < 1:
+        raise PlanError(f"gpus must be at least 1, not {gpus}")
+    if gpus > target.system.max_devices:
+        raise PlanError(
+            f"{target.system.id} connects at most {target.system.max_devices} devices, and {gpus} are wanted"
+        )
+    concurrency = held.pop("concurrency", None)
+    sizes = model.divisors()
+    splits = serving_splits(
+        gpus,
+        tensor_limit=sizes.get("heads", gpus),
+        layers=model.layers,
+        experts=sizes.get("experts", 0),
+        chosen=held,
+    )
+    ladder = (
+        np.array([float(concurrency)])
+        if concurrency
+        else concurrency_ladder(_largest_concurrency(model, target, splits, workload, precision))
+    )
+    grid = plans(
+        **{name: getattr(splits, name)[..., None] for name in KNOBS if name != "concurrency"}, concurrency=ladder
+    )
+    estimate = predict_serving(model, target, grid, workload, precision)
+    estimate = replace(
+        estimate, verdicts=judge(grid.shape, (*estimate.verdicts.rules, *_limit_rules(estimate, limits, gpus)))
+    )
+    order = _best_of_each_split(estimate, splits.size)
+    if not len(order):
+        raise NothingFeasibleError(nearest_miss(model, target, gpus, workload, precision, limits, estimate))
+    return Ranking(estimate, order, gpus, limits, grid.size, time.perf_counter() - start, estimate.verdicts.counts())
+
+
+def _largest_concurrency(
+    model: ModelSpec, target: Target, splits: PlanGrid, workload: Workload, precision: Precision
+) -> int:
+    """Most requests that any replica can hold, which is where the search for a concurrency ends."""
+    footprint = serving_steps(model, target, splits, workload, precision).footprint
+    room = np.broadcast_to(footprint.requests * splits.dp, splits.shape)
+    finite = room[np.isfinite(room)]
+    return int(np.clip(finite.max() if finite.size else 1.0, 1.0, _MOST_REQUESTS))
+
+
+def _limit_rules(estimate: Estimate, limits: Limits, gpus: int) -> tuple[Rule, ...]:
+    """Rules of latency and rate; NaN of a plan that is already infeasible breaks none of them."""
+    ttft, tpot = estimate["ttft_s"], estimate["tpot_s"]
+    replicas = gpus / np.broadcast_to(estimate.grid.devices, estimate.grid.shape).ravel()
+    rate = estimate["requests_per_s"] * replicas
+    shape = estimate.grid.shape
+    return (
+        Rule(
+            f"TPOT above {format_time(limits.tpot_s)}" if np.isfinite(limits.tpot_s) else "TPOT",
+            (tpot > limits.tpot_s).reshape(shape),
+            lambda i: f"TPOT {format_time(float(tpot[i]))} is above {format_time(limits.tpot_s)}",
+        ),
+        Rule(
+            f"TTFT above {format_time(limits.ttft_s)}" if np.isfinite(limits.ttft_s) else "TTFT",
+            (ttft > limits.ttft_s).reshape(shape),
+            lambda i: f"TTFT {format_time(float(ttft[i]))} is above {format_time(limits.ttft_s)}",
+        ),
+        Rule(
+            f"fewer than {limits.rate:g} requests/s",
+            (rate < limits.rate).reshape(shape),
+            lambda i: f"{rate[i]:.3g} requests/s are fewer than {limits.rate:g}",
+        ),
+    )
+
+
+def _best_of_each_split(estimate: Estimate, splits: int) -> npt.NDArray[np.int64]:
+    """Position of the best feasible plan of each split (a row of the grid), best split first."""
+    rate = np.where(estimate.feasible, estimate["tokens_per_s_per_gpu"], -np.inf).reshape(splits, -1)
+    columns = rate.shape[1]
+    best = rate.argmax(axis=1)
+    positions = np.arange(splits) * columns + best
+    positions = positions[np.isfinite(rate[np.arange(splits), best])]
+    ties = [estimate.grid.column(name)[positions] for name in reversed(KNOBS)]
+    order = np.lexsort((*ties, -estimate["tokens_per_s_per_gpu"][positions]))
+    return np.asarray(positions[order], dtype=np.int64)
+
+
+def nearest_miss(
+    model: ModelSpec,
+    target: Target,
+    gpus: int,
+    workload: Workload,
+    precision: Precision,
+    limits: Limits,
+    estimate: Estimate,
+) -> str:
+    """Say why nothing is feasible and what would be.
+
+    Parameters
+    ----------
+    model, target, gpus, workload, precision, limits
+        The request, as in `rank_serving`.
+    estimate : Estimate
+        Every plan that was searched.
+
+    Returns
+    -------
+    str
+        One line with the nearest miss and the smallest change that mends it, where one was found.
+    """
+    code = estimate.verdicts.code
+    names = {i + 1: rule.category for i, rule in enumerate(estimate.verdicts.rules)}
+    categories = {names[int(c)] for c in np.unique(code)}
+    late = [c for c in categories if c.startswith(("TPOT", "TTFT", "fewer than"))]
+    if late:
+        reached = code >= min(i for i, name in names.items() if name in late)
+        replicas = gpus / np.broadcast_to(estimate.grid.devices, estimate.grid.shape).ravel()
+        excess = np.zeros(len(estimate))
+        for column, limit in (("tpot_s", limits.tpot_s), ("ttft_s", limits.ttft_s)):
+            excess = np.maximum(excess, estimate[column] / limit)
+        if limits.rate:
+            excess = np.maximum(excess, limits.rate / (estimate["requests_per_s"] * replicas))
+        i = int(np.argmin(np.where(reached, excess, np.inf)))
+        row = estimate.row(i)
+        return (
+            f"nothing meets the limits. Nearest: {plan_name(row)} at {row['concurrency']} requests with"
+            f" TTFT {format_time(row['ttft_s'])}, TPOT {format_time(row['tpot_s'])}: {row['reason']}."
+        )
+    if any(c.endswith("exceeds memory") or c.startswith("weights exceed") for c in categories):
+        least = np.where(np.isfinite(estimate["weights_bytes"]), estimate["weights_bytes"], np.inf)
+        i = int(np.argmin(np.where(code > 0, least, np.inf)))
+        row = estimate.row(i)
+        capacity = target.device.memory_bytes
+        message = (
+            f"nothing fits: {row['reason']} at best ({plan_name(row)}, {precision.linear}); weights need"
+            f" {format_size(row['weights_bytes'], binary=True)} per GPU, one {target.device.id} holds"
+            f" {format_size(capacity, binary=True)}."
+        )
+        return f"{message} {_way_out(model, target, gpus, workload, precision)}"
+    most = next(iter(estimate.verdicts.counts().items()))
+    i = int(np.argmax(code > 0))
+    return f"nothing is feasible: {most[0]} ({estimate.verdicts.reason(i)})."
+
+
+def _way_out(model: ModelSpec, target: Target, gpus: int, workload: Workload, precision: Precision) -> str:
+    """Smallest number of devices on which the model fits as it is, and with smaller weights where that needs fewer."""
+    found = _enough_gpus(model, target, gpus, workload, precision)
+    ways = [f"{found} GPUs"] if found else []
+    for weights, name in (("fp8", "fp8"), ("int4_wo", "int4")):
+        if get_format(weights).weight_bytes < get_format(precision.linear).weight_bytes:
+            fewer = _enough_gpus(model, target, gpus, workload, Precision.uniform(weights, precision.kv))
+            if fewer and (found is None or fewer < found):
+                ways.append(f"--precision {name} on {fewer}")
+                found = fewer
+    return f"Nearest: {', or '.join(ways)}." if ways else "No number of these GPUs that the system connects is enough."
+
+
+def _enough_gpus(model: ModelSpec, target: Target, gpus: int, workload: Workload, precision: Precision) -> int | None:
+    """Smallest of the device count and its doublings on which anything fits."""
+    count = gpus
+    while count <= min(target.system.max_devices, 64 * gpus):
+        sizes = model.divisors()
+        splits = serving_splits(
+            count, tensor_limit=sizes.get("heads", count), layers=model.layers, experts=sizes.get("experts", 0)
+        )
+        if predict_serving(model, target, splits, workload, precision).feasible.any():
+            return count
+        count *= 2
+    return None
+
+
+def plan_name(row: Mapping[str, object]) -> str:
+    """Write a split in the field's short form.
+
+    Parameters
+    ----------
+    row : mapping
+        Knobs of a plan.
+
+    Returns
+    -------
+    str
+        For instance "TP8 PP2" or "TP1 DP8 EP8".
+
+    Examples
+    --------
+    >>> plan_name({"tp": 4, "pp": 1, "dp": 2, "cp": 1, "ep": 8, "moe_tp": 1})
+    'TP4 DP2 EP8'
+    """
+    parts = [f"TP{row['tp']}"]
+    parts += [f"{label}{row[key]}" for key, label in (("pp", "PP"), ("dp", "DP"), ("cp", "CP")) if row[key] != 1]
+    if row["ep"] != 1:
+        parts.append(f"EP{row['ep']}")
+        if row["moe_tp"] != 1:
+            parts.append(f"ETP{row['moe_tp']}")
+    return " ".join(parts)

@@ -1,0 +1,1 @@
+"""Reports: tables, derivations and exports."""

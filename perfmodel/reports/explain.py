@@ -1,0 +1,191 @@
+"""Derivation of one plan: every operator with its sizes, time, bound, formula and source; every byte of memory."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from perfmodel.arrays import as_floats
+from perfmodel.costs.registry import get_formula
+from perfmodel.errors import PlanError
+from perfmodel.estimate.result import BOUNDS
+from perfmodel.estimate.serving import Workload, predict_serving, serving_steps
+from perfmodel.estimate.step import RESOURCES, Line, StepTime
+from perfmodel.estimate.target import Target
+from perfmodel.layers.operators import Attention, Collective, Experts, Gemm, Operator
+from perfmodel.layers.precision import Precision
+from perfmodel.models.spec import ModelSpec
+from perfmodel.parallel.grid import PlanGrid
+from perfmodel.ranking.serving import plan_name
+from perfmodel.units import format_size, format_time
+
+
+def derivation(
+    model: ModelSpec,
+    target: Target,
+    grid: PlanGrid,
+    workload: Workload,
+    precision: Precision,
+    *,
+    phases: Iterable[str] = ("decode", "prefill"),
+) -> str:
+    """Write out where every millisecond and every byte of one plan comes from.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Model.
+    target : Target
+        System, kernels and engine.
+    grid : PlanGrid
+        Exactly one plan.
+    workload : Workload
+        Lengths.
+    precision : Precision
+        Number formats.
+    phases : iterable of str
+        decode, prefill.
+
+    Returns
+    -------
+    str
+        The derivation as text.
+
+    Raises
+    ------
+    PlanError
+        If the grid holds more than one plan or the plan cannot be.
+    """
+    if grid.size != 1:
+        raise PlanError(f"one plan is explained at a time, not {grid.size}")
+    flat = grid.take([0])
+    estimate = predict_serving(model, target, flat, workload, precision)
+    row = estimate.row(0)
+    if not row["feasible"] and "exceed" not in row["reason"]:
+        raise PlanError(f"this plan cannot be: {row['reason']}")
+    steps = serving_steps(model, target, flat, workload, precision, keep_lines=True)
+    per_rank = int(np.ceil(row["concurrency"] / row["dp"] / row["pp"]))
+    lines = [
+        f"{model.id} on {target.system.id}, {plan_name(row)}, {row['concurrency']} requests in flight,"
+        f" {workload.isl:,.0f} tokens in, {workload.osl:,.0f} out",
+        "",
+    ]
+    titles = {
+        "decode": f"decode step, {per_rank} requests on a rank, context {workload.isl + workload.osl / 2:,.0f}",
+        "prefill": f"prefill of one prompt of {workload.isl:,.0f} tokens",
+    }
+    for phase in phases:
+        lines += [*_tree(titles[phase], getattr(steps, phase)), ""]
+    if row["feasible"]:
+        others = max(row["concurrency"] // row["dp"] - 1, 0)
+        lines += [
+            f"TPOT {format_time(row['tpot_s'])} = longest decode stage, and {others}"
+            f" prefills of others spread over {workload.osl:,.0f} tokens   [interleaved_tpot]",
+            f"TTFT {format_time(row['ttft_s'])} = own prefill {format_time(row['prefill_s'])}, and the wait for others"
+            f" {format_time(max(row['ttft_s'] - row['prefill_s'], 0.0))}   [closed_loop_wait]",
+            f"rate {row['tokens_per_s_per_gpu']:,.1f} output tokens per second and GPU, bound by {row['bound']}",
+            "",
+        ]
+    else:
+        lines += [f"not feasible: {row['reason']}", ""]
+    lines += _memory(row, target)
+    lines += ["", "formulas"]
+    used = sorted({line.time.formula for phase in phases for line in getattr(steps, phase).lines})
+    lines += [f"  {name}: {get_formula(name).source}" for name in used]
+    return "\n".join(lines)
+
+
+def _tree(title: str, step: StepTime) -> list[str]:
+    total = float(np.ravel(step.seconds)[0])
+    rows: list[tuple[str, str, float, str]] = [("", title, total, "")]
+    order: list[str] = []
+    for line in step.lines:
+        if line.block not in order:
+            order.append(line.block)
+    for block in order:
+        members = [line for line in step.lines if line.block == block]
+        repeat = members[0].repeat
+        spent = repeat * sum(_scalar(line.time.seconds) for line in members)
+        rows.append(("├─ ", f"{repeat:.0f} x {block}", spent, ""))
+        shown = [line for line in members if _scalar(line.time.seconds) > 0]
+        for line in shown:
+            branch = "│  └─ " if line is shown[-1] else "│  ├─ "
+            rows.append(
+                (branch, f"{line.operator.name:28s} {_sizes(line.operator)}", _scalar(line.time.seconds), _why(line))
+            )
+    rest = max(total - sum(row[2] for row in rows if row[0] == "├─ "), 0.0)
+    rest = rest if rest > 1e-9 * total else 0.0  # what is left of the sum's rounding is nothing
+    rows.append(("└─ ", "between stages, hidden communication, host", rest, ""))
+    width = max(len(prefix) + len(text) for prefix, text, _, _ in rows) + 2
+    out = []
+    for prefix, text, seconds, why in rows:
+        share = f"{100 * seconds / total:5.1f} %" if not prefix.startswith("│") else " " * 7
+        out.append(
+            f"{(prefix + text).ljust(width)}{format_time(seconds) if seconds else '0 s':>9s} {share}  {why}".rstrip()
+        )
+    parts = ", ".join(
+        f"{name} {format_time(_scalar(s))}" for name, s in zip(RESOURCES, step.parts, strict=True) if _scalar(s) > 0
+    )
+    out.append(f"charged to: {parts}")
+    out.append(
+        f"bounds: roofline {format_time(_scalar(step.lower_s))} (everything hidden behind the busiest resource) ..."
+        f" estimate {format_time(total)} ... serial {format_time(_scalar(step.upper_s))}"
+    )
+    seconds_by_basis = {name: _scalar(value) for name, value in step.basis.items() if _scalar(value) > 0}
+    whole = sum(seconds_by_basis.values())
+    out.append("rests on: " + ", ".join(f"{n} {100 * s / whole:.0f} %" for n, s in sorted(seconds_by_basis.items())))
+    return out
+
+
+def _scalar(value: Any) -> float:
+    return float(np.ravel(as_floats(value))[0])
+
+
+def _why(line: Line) -> str:
+    bound = BOUNDS[int(np.ravel(line.time.bound())[0])]
+    return f"{bound:8s} {line.time.formula} [{line.time.source}]"
+
+
+def _sizes(op: Operator) -> str:
+    def n(value: Any) -> str:
+        return f"{_scalar(value):,.0f}"
+
+    times = f" x{_scalar(op.count):.0f}" if _scalar(op.count) != 1 else ""
+    if isinstance(op, Gemm):
+        return f"GEMM {n(op.tokens)} x {n(op.out_features)} x {n(op.in_features)} {op.format}{times}"
+    if isinstance(op, Attention):
+        window = f" window {op.window:,.0f}" if op.window else ""
+        return (
+            f"{n(op.batch)} x {n(op.tokens)} of {n(op.context)} x {n(op.heads)}q/{n(op.kv_heads)}kv x"
+            f" {op.qk_head_dim:.0f}{window} {op.format}/{op.kv_format}{times}"
+        )
+    if isinstance(op, Experts):
+        return (
+            f"{n(op.tokens)} x top {op.topk:.0f} of {op.experts:.0f} x {op.hidden:.0f} x {op.intermediate:.0f}"
+            f" over ep {n(op.ep)} x tp {n(op.moe_tp)} {op.format}{times}"
+        )
+    if isinstance(op, Collective):
+        return f"{op.kind} {format_size(_scalar(op.payload), binary=True)} over {op.group}{times}"
+    return f"{format_size(_scalar(op.moved), binary=True)} moved{times}"
+
+
+def _memory(row: dict[str, Any], target: Target) -> list[str]:
+    parts = {
+        "weights": row["weights_bytes"],
+        f"KV cache of {-(-row['concurrency'] // row['dp'])} requests": row["cache_bytes"],
+        "activations": row["activation_bytes"],
+        "buffers": row["buffer_bytes"],
+        "framework": row["framework_bytes"],
+    }
+    lines = ["memory of the fullest GPU"]
+    lines += [
+        f"  {name:28s} {format_size(value, binary=True) if value else '0 B':>10s}" for name, value in parts.items()
+    ]
+    lines.append(
+        f"  {'total':28s} {format_size(row['memory_bytes'], binary=True):>10s} of"
+        f" {format_size(row['memory_capacity_bytes'], binary=True)}"
+        f" ({target.engine.memory_fraction:.0%} of {format_size(target.device.memory_bytes, binary=True)});"
+        f" room for {row['capacity_requests']:,.0f} requests"
+        f" at {format_size(row['cache_per_request_bytes'], binary=True)} each"
+    )
+    return lines

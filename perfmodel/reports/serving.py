@@ -1,0 +1,202 @@
+"""Report of a serving ranking: the verdict in a sentence, the table, why the rest is not there, how far to trust it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from perfmodel.estimate.step import RESOURCES
+from perfmodel.ranking.serving import Ranking, plan_name
+from perfmodel.units import format_size, format_time
+
+_BOUND_WORDS = {
+    "compute": "arithmetic",
+    "memory": "memory bandwidth",
+    "network": "communication",
+    "latency": "kernel latency",
+    "host": "the host",
+    "capacity": "KV-cache capacity",
+}
+
+
+def verdict(ranking: Ranking) -> str:
+    """Say in one sentence which plan is best, and in a second why the next split is behind it.
+
+    Parameters
+    ----------
+    ranking : Ranking
+        Ranked plans.
+
+    Returns
+    -------
+    str
+        One or two lines.
+    """
+    best = ranking.row(1)
+    replicas = f"{best['replicas']} replica{'s' if best['replicas'] != 1 else ''} of {plan_name(best)}"
+    requests = f"{best['concurrency']} request{'s' if best['concurrency'] != 1 else ''} each"
+    capacity = ", all that the KV cache holds" if best["bound"] == "capacity" else ""
+    text = (
+        f"Best: {replicas}, {requests}{capacity}: {best['deployment_tokens_per_s']:,.0f} output tok/s"
+        f" ({_three(best['tokens_per_s_per_gpu'])} per GPU), TTFT {format_time(best['ttft_s'])},"
+        f" TPOT {format_time(best['tpot_s'])}, decode bound by {_BOUND_WORDS[str(best['bound_decode'])]}."
+    )
+    if len(ranking) < 2:
+        return text
+    return f"{text}\n      {_why_next(best, ranking.row(2))}"
+
+
+def _why_next(best: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Name the part of the decode step, or the memory, that puts the second split behind."""
+    gain = best["tokens_per_s_per_gpu"] / other["tokens_per_s_per_gpu"] - 1.0
+    name = f"{plan_name(other)} x {other['replicas']}"
+    lead = f"{100 * gain:+.0f}% over {name}" if gain >= 0.005 else f"Level with {name}"
+    shares = {
+        part: (_share(best, part), _share(other, part)) for part in RESOURCES if part not in ("compute", "memory")
+    }
+    part = max(shares, key=lambda p: shares[p][1] - shares[p][0])
+    ours, theirs = shares[part]
+    here, there = (row["concurrency"] / _devices(row) for row in (best, other))
+    if theirs - ours > 0.02:
+        what = {"network": "communication", "latency": "kernel latency", "host": "waiting for the host"}[part]
+        return f"{lead}, which spends {100 * theirs:.0f}% of a decode step in {what} (here {100 * ours:.0f}%)."
+    if there < 0.98 * here:
+        why = "its KV cache holds no more" if other["bound"] == "capacity" else "the limits allow no more"
+        return f"{lead}, which runs {there:.3g} requests per GPU (here {here:.3g}): {why}."
+    return f"{lead}, whose decode step takes {format_time(other['decode_s'])} (here {format_time(best['decode_s'])})."
+
+
+def _devices(row: Mapping[str, Any]) -> int:
+    return int(row["tp"] * row["pp"] * row["dp"] * row["cp"])
+
+
+def _share(row: Mapping[str, Any], part: str) -> float:
+    return float(row[f"decode_{part}_s"] / row["decode_s"])
+
+
+def _three(value: float) -> str:
+    """Three significant digits, thousands separated, never in exponent form."""
+    if not np.isfinite(value) or value == 0:
+        return f"{value:g}"
+    digits = max(0, 2 - int(np.floor(np.log10(abs(value)))))
+    return f"{value:,.{digits}f}"
+
+
+def table_rows(ranking: Ranking, top: int) -> tuple[list[str], list[list[str]]]:
+    """Write the best plans as a table of text.
+
+    Parameters
+    ----------
+    ranking : Ranking
+        Ranked plans.
+    top : int
+        Rows at most.
+
+    Returns
+    -------
+    tuple
+        Header, and one list of cells per plan.
+    """
+    moe = bool(np.any(ranking.estimate.grid.ep > 1)) or bool(np.any(ranking.estimate.grid.moe_tp > 1))
+    header = ["rank", "replicas", "tp", "pp", "dp", *(["ep"] if moe else []), "conc", "TTFT", "TPOT", "tok/s/GPU"]
+    header += ["memory", "headroom", "bound in decode"]
+    rows = []
+    for rank in range(1, min(top, len(ranking)) + 1):
+        row = ranking.row(rank)
+        device_bytes = ranking.estimate.columns["memory_capacity_bytes"][0]
+        shares = sorted(((_share(row, part), part) for part in RESOURCES), reverse=True)
+        bound = ", ".join(f"{part} {100 * s:.0f}%" for s, part in shares[:2] if s >= 0.05)
+        if row["bound"] == "capacity":
+            bound += "; KV cache full"
+        used = 100 * float(row["memory_bytes"]) / device_bytes
+        rows.append(
+            [
+                str(rank),
+                str(row["replicas"]),
+                *(str(row[k]) for k in ("tp", "pp", "dp", *(["ep"] if moe else []), "concurrency")),
+                format_time(float(row["ttft_s"])),
+                format_time(float(row["tpot_s"])),
+                _three(float(row["tokens_per_s_per_gpu"])),
+                f"{format_size(float(row['memory_bytes']), binary=True)} {used:.0f}%",
+                format_size(max(float(device_bytes - row["memory_bytes"]), 0.0), binary=True),
+                bound,
+            ]
+        )
+    return header, rows
+
+
+def why_not(ranking: Ranking) -> str:
+    """Say how many plans were searched and why most of the others are not in the table.
+
+    Parameters
+    ----------
+    ranking : Ranking
+        Ranked plans.
+
+    Returns
+    -------
+    str
+        One line.
+    """
+    total = ranking.searched
+    lost = sum(ranking.infeasible.values())
+    text = f"{total:,} plans searched in {ranking.seconds:.2g} s; {100 * lost / total:.0f}% infeasible"
+    reasons = [f"{name} {100 * count / total:.0f}%" for name, count in ranking.infeasible.items()]
+    return text + (f": {', '.join(reasons[:4])}" if reasons else "") + "."
+
+
+def trust(ranking: Ranking) -> str:
+    """Say what share of the best plan's time rests on measurements.
+
+    Parameters
+    ----------
+    ranking : Ranking
+        Ranked plans.
+
+    Returns
+    -------
+    str
+        One line.
+    """
+    row = ranking.row(1)
+    context = ranking.estimate.context
+    parts = [f"{phase} {100 * float(row[f'{phase}_measured_share']):.0f}%" for phase in ("decode", "prefill")]
+    return (
+        f"Accuracy: share of the time that rests on measured kernels of {context['device']}: {', '.join(parts)};"
+        " the rest on architecture defaults and the datasheet. See: perfmodel explain serving"
+    )
+
+
+def document(ranking: Ranking, top: int) -> dict[str, Any]:
+    """Arrange a ranking as the document that `--format json` prints.
+
+    Parameters
+    ----------
+    ranking : Ranking
+        Ranked plans.
+    top : int
+        Plans at most.
+
+    Returns
+    -------
+    dict
+        verdict, plans, infeasible and provenance.
+    """
+    context = ranking.estimate.context
+    return {
+        "verdict": verdict(ranking),
+        "plans": [ranking.row(rank) for rank in range(1, min(top, len(ranking)) + 1)],
+        "infeasible": dict(ranking.infeasible),
+        "provenance": {
+            "model": context["model"],
+            "system": context["system"],
+            "device": context["device"],
+            "engine": context["engine"],
+            "isl": context["workload"].isl,
+            "osl": context["workload"].osl,
+            "precision": {name: getattr(context["precision"], name) for name in context["precision"].__slots__},
+            "plans_searched": ranking.searched,
+            "search_seconds": ranking.seconds,
+            "kernels": context["kernels"],
+        },
+    }

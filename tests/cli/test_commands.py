@@ -1,0 +1,218 @@
+"""Commands as a user types them: output, exit codes, one-line errors."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from perfmodel.cli.main import main
+
+SYSTEM = ["--system", "hgx-h100", "--gpus", "16"]
+LENGTHS = ["--isl", "4k", "--osl", "1k"]
+RANK = ["rank", "serving", "--model", "meta-llama/Llama-3.1-70B-Instruct", *SYSTEM, *LENGTHS]
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        main([str(a) for a in arguments])
+    out = capsys.readouterr()
+    return stop.value.code, out.out, out.err
+
+
+def test_rank_prints_verdict_table_and_reasons(capsys):
+    code, out, err = run(capsys, *RANK, "--ttft", "2s", "--tpot", "50ms")
+    assert code == 0
+    assert err == ""
+    lines = out.splitlines()
+    assert lines[0].startswith("Best: ")
+    assert "output tok/s" in lines[0]
+    assert "infeasible" in out
+    assert "rank" in out
+    assert "headroom" in out
+    assert "\x1b[" not in out
+
+
+def test_rank_json_keeps_the_contract(capsys):
+    code, out, _ = run(capsys, *RANK, "--format", "json", "--top", 3)
+    document = json.loads(out)
+    assert code == 0
+    assert list(document) == ["verdict", "plans", "infeasible", "provenance"]
+    assert len(document["plans"]) == 3
+    plan = document["plans"][0]
+    for name in ("ttft_s", "tpot_s", "tokens_per_s_per_gpu", "concurrency", "memory_bytes", "replicas", "tp", "pp"):
+        assert isinstance(plan[name], (int, float)), name
+    assert plan["bound"] in {"compute", "memory", "network", "latency", "host", "capacity"}
+    assert plan["feasible"] is True
+    assert plan["reason"] == ""
+
+
+def test_rank_csv_and_output_file(capsys, tmp_path):
+    file = tmp_path / "plans.csv"
+    code, out, _ = run(capsys, *RANK, "--format", "csv", "-o", file)
+    assert code == 0
+    assert out == ""
+    rows = list(csv.DictReader(io.StringIO(file.read_text())))
+    assert [row["rank"] for row in rows] == [str(i + 1) for i in range(len(rows))]
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_output_into_a_missing_directory_is_one_line(capsys, tmp_path):
+    code, out, err = run(capsys, *RANK, "-o", tmp_path / "no" / "plans.txt")
+    assert code == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "cannot be written" in err
+
+
+def test_nothing_fits_exits_1_with_the_nearest_miss(capsys):
+    arguments = "rank serving --model meta-llama/Meta-Llama-3.1-405B --system hgx-h100 --gpus 2 --isl 4k --osl 1k"
+    code, out, err = run(capsys, *arguments.split())
+    assert code == 1
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "nothing fits" in err
+    assert "Nearest: 16 GPUs" in err
+    assert "--precision" in err
+
+
+def test_limits_that_nothing_meets_exit_1_with_the_nearest_plan(capsys):
+    code, _, err = run(capsys, *RANK, "--tpot", "1ms")
+    assert code == 1
+    assert "nothing meets the limits" in err
+    assert "above 1 ms" in err
+
+
+BAD = [
+    (
+        [
+            "rank",
+            "serving",
+            "--model",
+            "llama-3.1-70b",
+            "--system",
+            "hgx-h10",
+            "--gpus",
+            "8",
+            "--isl",
+            "4k",
+            "--osl",
+            "1k",
+        ],
+        "unknown system 'hgx-h10'. Did you mean 'hgx-h100'?",
+    ),
+    ([*RANK[:3], "llama-3.1-71b", *RANK[4:]], "unknown model"),
+    ([*RANK, "--tpot", "50"], "a time needs a unit"),
+    ([*RANK, "--tpot", "0ms"], "must be above zero"),
+    ([*RANK, "--isl", "4x"], "--isl"),
+    ([*RANK, "--isl", "400k"], "exceeds the 131072"),
+    ([*RANK, "--gpus", "0"], "at least 1"),
+    ([*RANK, "--gpus", "-3"], "--gpus"),
+    ([*RANK, "--gpus", "1M"], "connects at most"),
+    ([*RANK, "--tp", "3"], "no split of 16 devices has tp=3"),
+    ([*RANK, "--precision", "fp9"], "unknown precision 'fp9'"),
+    ([*RANK, "--kv", "int3"], "unknown number format 'int3'"),
+    ([*RANK, "--engine", "vlm"], "unknown engine 'vlm'. Did you mean 'vllm'?"),
+    ([*RANK, "--profiles", "/nonexistent"], "does not exist"),
+    ([*RANK, "--format", "xml"], "xml"),
+    ([*RANK, "--rate", "-1"], "rate"),
+    ([*RANK, "--top", "0"], "--top"),
+    (["rank", "serving"], "Missing option"),
+    (["rank", "serving", "--nonsense"], "No such option"),
+    (["frobnicate"], "No such command"),
+    (["hardware", "show", "h101"], "Did you mean"),
+    (["model", "show", "nope.json"], "nope.json"),
+    (
+        [
+            "explain",
+            "serving",
+            "--model",
+            "llama-3.1-70b",
+            "--system",
+            "hgx-h100",
+            "--isl",
+            "4k",
+            "--osl",
+            "1k",
+            "--tp",
+            "7",
+        ],
+        "tp=7 does not divide 64 query heads",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "expected"), BAD, ids=lambda v: None if isinstance(v, str) else " ".join(v[-3:]))
+def test_bad_input_is_one_line_with_exit_2(capsys, arguments, expected):
+    code, out, err = run(capsys, *arguments)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("perfmodel: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    assert expected in err
+
+
+def test_explain_adds_up_and_names_its_formulas(capsys):
+    arguments = "explain serving --model llama-3.1-70b --system hgx-h100 --isl 4k --osl 1k --tp 8 --concurrency 64"
+    code, out, _ = run(capsys, *arguments.split())
+    assert code == 0
+    for text in (
+        "decode step",
+        "qkv projection",
+        "all-reduce",
+        "KV cache",
+        "bounds: roofline",
+        "formulas",
+        "TPOT",
+        "TTFT",
+    ):
+        assert text in out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "hardware list",
+        "model list",
+        "hardware show h100-sxm",
+        "hardware show hgx-h100",
+        "model show deepseek-v3",
+        "--version",
+        "--help",
+        "rank serving --help",
+    ],
+)
+def test_listings_work(capsys, command):
+    code, out, err = run(capsys, *command.split())
+    assert code == 0
+    assert err == ""
+    assert len(out) > 10
+
+
+def test_models_from_a_file(capsys, tmp_path):
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": 1024,
+        "vocab_size": 32000,
+        "intermediate_size": 2816,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 8192,
+        "torch_dtype": "bfloat16",
+        "tie_word_embeddings": False,
+    }
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config))
+    code, out, _ = run(
+        capsys, "rank", "serving", "--model", file, "--system", "hgx-h100", "--gpus", 2, "--isl", 512, "--osl", 64
+    )
+    assert code == 0
+    assert out.startswith("Best: ")
+    file.write_text(json.dumps(config)[:100])
+    code, _, err = run(capsys, "model", "show", file)
+    assert code == 2
+    assert "config.json" in err
+    assert err.count("\n") == 1

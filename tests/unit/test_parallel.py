@@ -1,0 +1,113 @@
+"""Grids, groups, placement and rules."""
+
+import numpy as np
+import pytest
+
+from perfmodel.errors import PlanError
+from perfmodel.parallel.grid import concurrency_ladder, plans, serving_splits
+from perfmodel.parallel.groups import RankGroup, rank_group
+from perfmodel.parallel.placement import members_per_tier
+from perfmodel.parallel.rules import judge, structural_rules
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, float("nan"), float("inf"), [1, 0]])
+def test_a_knob_is_a_whole_number_of_at_least_one(value):
+    with pytest.raises(PlanError, match="tp must be a whole number of at least 1"):
+        plans(tp=value)
+
+
+def test_unknown_knobs_and_shapes_that_do_not_broadcast_are_named():
+    with pytest.raises(PlanError, match="unknown plan knob 'tpp'"):
+        plans(tpp=2)
+    with pytest.raises(PlanError, match="do not broadcast"):
+        plans(tp=[1, 2], pp=[1, 2, 3])
+
+
+def test_serving_splits_of_a_dense_model_are_all_divisor_pairs():
+    grid = serving_splits(8, tensor_limit=64, layers=80)
+    found = {(int(t), int(p)) for t, p in zip(grid.tp, grid.pp, strict=True)}
+    assert found == {(t, p) for t in (1, 2, 4, 8) for p in (1, 2, 4, 8) if t * p <= 8}
+
+
+def test_expert_groups_regroup_the_ranks_of_a_stage():
+    grid = serving_splits(16, tensor_limit=128, layers=61, experts=256)
+    assert np.all(grid.ep * grid.moe_tp == grid.tp * grid.dp)
+    assert np.all(16 % grid.devices == 0)
+    assert len({tuple(row) for row in zip(grid.tp, grid.pp, grid.dp, grid.ep, strict=True)}) == grid.size
+
+
+def test_splits_beyond_heads_or_layers_are_not_tried():
+    grid = serving_splits(64, tensor_limit=8, layers=4)
+    assert grid.tp.max() == 8
+    assert grid.pp.max() == 4
+
+
+def test_held_knobs_that_no_split_has_are_an_error():
+    with pytest.raises(PlanError, match="tp=3"):
+        serving_splits(8, tensor_limit=64, layers=80, chosen={"tp": 3})
+
+
+def test_ladder_ends_at_its_limit_and_never_repeats():
+    for limit in (1, 7, 16, 17, 1000):
+        ladder = concurrency_ladder(limit)
+        assert ladder[-1] == limit
+        assert np.all(np.diff(ladder) > 0)
+        assert np.all(ladder == np.round(ladder))
+
+
+def test_groups_multiply_to_the_world():
+    grid = plans(tp=4, pp=2, dp=2, cp=2, ep=16)
+    world = 1.0
+    for name in ("tp", "cp", "dp", "pp"):
+        group = rank_group(grid, name)
+        assert float(group.stride) == world
+        world *= float(group.ranks)
+    assert world == float(grid.devices)
+    assert float(rank_group(grid, "moe").ranks) == 16.0
+
+
+@pytest.mark.parametrize(
+    ("ranks", "stride", "tiers", "expected"),
+    [
+        (8, 1, (8, 64), (8, 1)),
+        (16, 1, (8, 64), (8, 2)),
+        (4, 2, (8, 64), (4, 1)),
+        (8, 2, (8, 64), (4, 2)),
+        (2, 16, (8, 64), (1, 2)),
+        (72, 1, (72, 576), (72, 1)),
+        (128, 1, (8, 32, 1024), (8, 4, 4)),
+    ],
+)
+def test_placement_counts_members_per_unit(ranks, stride, tiers, expected):
+    found = members_per_tier(RankGroup(float(ranks), float(stride)), tuple(map(float, tiers)))
+    assert tuple(float(n) for n in found) == tuple(map(float, expected))
+
+
+def reasons(grid, divisors, layers=8, max_devices=1024):
+    verdicts = judge(grid.shape, structural_rules(grid, divisors, layers=layers, max_devices=max_devices))
+    return [verdicts.reason(i) for i in range(grid.size)]
+
+
+def test_every_structural_reason_names_its_numbers():
+    sizes = {"heads": 12, "kv_heads": 4, "experts": 8, "expert_intermediate": 96}
+    grid = plans(
+        tp=[5, 6, 1, 2, 4, 1, 64],
+        pp=[1, 1, 9, 1, 1, 1, 32],
+        dp=[1, 1, 1, 1, 4, 64, 1],
+        ep=[1, 1, 1, 4, 16, 1, 64],
+        moe_tp=[5, 6, 1, 1, 1, 64, 1],
+    )
+    assert reasons(grid, sizes) == [
+        "tp=5 does not divide 12 query heads",
+        "tp=6 neither divides 4 KV heads nor is a multiple of them",
+        "pp=9 exceeds 8 layers",
+        "ep=4 x moe_tp=1 is not the 2 ranks of a stage",
+        "ep=16 does not divide 8 experts",
+        "moe_tp=64 does not divide the expert width 96",
+        "2048 devices, and the system connects 1024",
+    ]
+
+
+def test_kv_heads_may_be_copied_and_dense_models_have_no_expert_groups():
+    assert reasons(plans(tp=[4, 8]), {"heads": 8, "kv_heads": 2}) == ["", ""]
+    assert reasons(plans(dp=2, ep=2), {"heads": 8}) == ["ep=2 on a model without experts"]
