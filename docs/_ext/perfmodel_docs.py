@@ -1,0 +1,67 @@
+"""Sphinx extension: writes the generated pages, and the directive ``run`` that shows a snippet with its real output."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+from sphinx.util.docutils import SphinxDirective
+
+from reference_pages import write_pages
+from snippets import SnippetError, run_command, run_python
+
+_NAMES: dict[str, dict[str, Any]] = {}  # what the snippets of each page have defined so far
+
+
+class Run(SphinxDirective):
+    """Show a snippet (``python`` or ``console``) and, below it, what it wrote when the page was built.
+
+    Python snippets of one page share their names. ``:exit:`` is the exit code that a command must end with.
+    """
+
+    has_content = True
+    required_arguments = 1
+    option_spec: ClassVar[dict[str, Any]] = {
+        "exit": directives.nonnegative_int,
+        "columns": directives.positive_int,
+        "hide": directives.flag,
+    }
+
+    def run(self) -> list[nodes.Node]:
+        """Execute the snippet; its nodes are the snippet and what it wrote."""
+        language, code = self.arguments[0], "\n".join(self.content)
+        try:
+            if language == "python":
+                output = run_python(code, _NAMES.setdefault(self.env.docname, {"__name__": "snippet"}))
+            elif language == "console":
+                exit_code, columns = self.options.get("exit", 0), self.options.get("columns", 120)
+                output = run_command(code, exit_code=exit_code, columns=columns)
+                code, output = f"$ {code}\n{output}", ""
+            else:
+                raise SnippetError(f"cannot run {language!r}; there are 'python' and 'console'")
+        except SnippetError as error:
+            path, line = self.get_source_info()
+            raise ExtensionError(f"{path}:{line}: a snippet failed\n{error}") from error
+        shown = [] if "hide" in self.options else [nodes.literal_block(code, code, language=language)]
+        return [*shown, *([nodes.literal_block(output, output, language="text")] if output else [])]
+
+
+def generate(app: Sphinx) -> None:
+    """Write docs/generated/ before the pages are read."""
+    write_pages(Path(app.srcdir) / "generated")
+
+
+def forget(_app: Sphinx, docname: str, _source: list[str]) -> None:
+    """Begin every page with no names."""
+    _NAMES.pop(docname, None)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register with Sphinx."""
+    app.add_directive("run", Run)
+    app.connect("builder-inited", generate)
+    app.connect("source-read", forget)
+    # Snippets print to the one stdout that there is.
+    return {"parallel_read_safe": False, "parallel_write_safe": True}
