@@ -20,6 +20,9 @@ LINK_EFFICIENCY = 0.8
 All-gather and reduce-scatter of NCCL reach 361 to 363 of 450 GB/s on eight H200 (ml-engineering, network benchmarks).
 """
 
+COMMUNICATION_CORES = 20.0
+"""Cores that a throughput dispatch or combine runs on (the default of DeepEP)."""
+
 _TOPOLOGIES = {"switched": "switch", "fat-tree": "switch"}
 _LIKE = {"dispatch": "all_to_all", "combine": "all_to_all"}
 
@@ -55,6 +58,9 @@ def time_collective(op: Collective, target: Target, grid: PlanGrid) -> OperatorT
     else:
         seconds, formula, basis, source = _collective(op.kind, payload, levels, rates, delays, target)
         bound = _bound(op.kind, payload, levels, rates)
+        exchanged = _exchange(op, levels, grid, target)
+        if exchanged is not None:
+            seconds, formula, basis, source = np.where(exchanged[0] > 0, exchanged[1], seconds), *exchanged[2:]
     quiet = payload <= 0
     return OperatorTime(
         seconds=op.count * np.where(quiet, 0.0, seconds),
@@ -125,6 +131,34 @@ def _collective(
         combined = inside + as_floats(outer)
     everywhere = bool(np.all(_outside(levels) <= 1))
     return combined, form if everywhere else f"{form} + {name}" if like != "all_to_all" else name, basis, source
+
+
+def _exchange(
+    op: Collective, levels: tuple[Floats, ...], grid: PlanGrid, target: Target
+) -> tuple[Floats, Floats, str, Basis, str] | None:
+    """Fused dispatch and combine kernels, where they were measured: whole experts, one scale-up domain."""
+    if op.exchange is None:
+        return None
+    mode = "low_latency" if op.exchange.decode else "normal"
+    kernel = target.kernels.find(op.kind, engine="deepep", kernel=mode)
+    if kernel is None or kernel.kernel != mode:
+        return None
+    sizes = {
+        "tokens": np.maximum(op.exchange.tokens, 1.0),
+        "hidden": op.exchange.hidden,
+        "topk": op.exchange.topk,
+        "experts": op.exchange.experts,
+        "ranks": levels[0],
+    }
+    numbers = {
+        "bandwidth": target.system.tiers[0].bandwidth,
+        "cores": float(target.device.cores),
+        "sms": COMMUNICATION_CORES,
+    }
+    holds = as_floats((_outside(levels) <= 1) & (as_floats(grid.moe_tp) <= 1))
+    seconds = call_form(kernel, sizes, numbers)
+    owner = target.device.id if kernel.basis == "measured" else f"{target.device.architecture} defaults"
+    return holds, seconds, kernel.form, kernel.basis, f"{owner}/{kernel.engine} {kernel.version}".strip()
 
 
 def _outside(levels: tuple[Floats, ...]) -> Floats:

@@ -9,7 +9,7 @@ from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.formats import get_format
 from perfmodel.layers.base import Layer, Shard, Step, Tensor, activation_bytes
 from perfmodel.layers.mlp import Mlp
-from perfmodel.layers.operators import Collective, Experts, Gemm, Operator, Pass
+from perfmodel.layers.operators import Collective, Exchange, Experts, Gemm, Operator, Pass
 from perfmodel.layers.precision import Precision
 
 
@@ -111,8 +111,9 @@ class MixtureOfExperts(Layer):
         copies = np.minimum(self.topk, ep) * shard.moe_tp
         exchange = np.where(spread & (ep > 1), rows / tp * copies * self.width, 0.0)
         gathered = np.where(spread & (ep <= 1), rows * groups * self.width, 0.0)
+        moved = Exchange(rows / tp, float(self.width), float(self.experts), float(self.topk), step.decode)
         out += [
-            Collective("dispatch", "dispatch", exchange * sent, "moe"),
+            Collective("dispatch", "dispatch", exchange * sent, "moe", exchange=moved),
             Collective("expert all-gather", "all_gather", gathered * sent, "moe"),
             Experts(
                 "experts",
@@ -126,7 +127,7 @@ class MixtureOfExperts(Layer):
                 precision.experts,
                 self.gated,
             ),
-            Collective("combine", "combine", exchange * a, "moe"),
+            Collective("combine", "combine", exchange * a, "moe", exchange=moved),
             Collective("expert reduce-scatter", "reduce_scatter", gathered * a, "moe"),
         ]
         if self.latent:

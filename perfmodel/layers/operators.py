@@ -216,6 +216,29 @@ class Pass:
 
 
 @dataclass(frozen=True, slots=True)
+class Exchange:
+    """What a dispatch or combine moves, for kernels whose time depends on more than the payload.
+
+    Parameters
+    ----------
+    tokens : float or array
+        Tokens of one rank.
+    hidden : float
+        Elements of a token.
+    experts, topk : float
+        Routed experts of the layer, and experts per token.
+    decode : bool
+        Whether it belongs to a decode step (low-latency kernels).
+    """
+
+    tokens: Floats
+    hidden: float
+    experts: float
+    topk: float
+    decode: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Collective:
     """Communication among the ranks of one group.
 
@@ -231,6 +254,8 @@ class Collective:
         Which ranks take part.
     count : float or array
         How often it happens in the layer.
+    exchange : Exchange, optional
+        Tokens and experts of a dispatch or combine.
     """
 
     name: str
@@ -238,6 +263,7 @@ class Collective:
     payload: Floats
     group: Group
     count: Floats = 1.0
+    exchange: Exchange | None = None
 
     def flops(self) -> Floats:
         """Zero: the additions of a reduction are not counted as model work [FLOP]."""

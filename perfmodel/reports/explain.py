@@ -111,7 +111,7 @@ def _tree(title: str, step: StepTime) -> list[str]:
         for line in shown:
             branch = "│  └─ " if line is shown[-1] else "│  ├─ "
             rows.append(
-                (branch, f"{line.operator.name:28s} {_sizes(line.operator)}", _scalar(line.time.seconds), _why(line))
+                (branch, f"{line.operator.name:33s} {_sizes(line.operator)}", _scalar(line.time.seconds), _why(line))
             )
     rest = max(total - sum(row[2] for row in rows if row[0] == "├─ "), 0.0)
     rest = rest if rest > 1e-9 * total else 0.0  # what is left of the sum's rounding is nothing

@@ -63,7 +63,11 @@ def _why_next(best: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     if there < 0.98 * here:
         why = "its KV cache holds no more" if other["bound"] == "capacity" else "the limits allow no more"
         return f"{lead}, which runs {there:.3g} requests per GPU (here {here:.3g}): {why}."
-    return f"{lead}, whose decode step takes {format_time(other['decode_s'])} (here {format_time(best['decode_s'])})."
+    if gain < 0.005:
+        return f"{lead}: TTFT {format_time(other['ttft_s'])}, TPOT {format_time(other['tpot_s'])}."
+    slower = max(("decode", "prefill"), key=lambda phase: other[f"{phase}_s"] / best[f"{phase}_s"])
+    took, takes = (format_time(row[f"{slower}_s"]) for row in (best, other))
+    return f"{lead}, whose {slower} step takes {takes} (here {took})."
 
 
 def _devices(row: Mapping[str, Any]) -> int:

@@ -1,0 +1,1 @@
+"""Calibration: fitting the coefficients of registered formulas to measurements."""

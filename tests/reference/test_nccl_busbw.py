@@ -1,0 +1,101 @@
+"""Published bus bandwidths of large collectives against the bounds, the textbook forms and a calibrated kernel.
+
+Sources: NVIDIA GTC 2025 session S72583 (slides, nccl-tests) and the network benchmarks of
+github.com/stas00/ml-engineering at 744d01e (nccl-tests, 4 to 16 GiB).
+"""
+
+import numpy as np
+import pytest
+
+from perfmodel.costs.collective_kernels import nccl_collective
+from perfmodel.costs.collective_tiers import hierarchical_all_reduce
+from perfmodel.costs.collectives import (
+    collective_bound,
+    collective_traffic,
+    effective_bandwidth,
+    in_switch_all_reduce,
+    ring_all_reduce,
+)
+
+GIB = 2.0**30
+
+# operation, ranks, one-way link bandwidth of the datasheet, published bus bandwidth (both GB/s)
+RING = [
+    pytest.param("all_reduce", 8, 300, 234.89, id="A100 16 GiB"),
+    pytest.param("all_reduce", 8, 450, 367.61, id="H200 16 GiB, NVLS off"),
+    pytest.param("all_reduce", 4, 450, 363.3, id="H200 8 GiB, 4 ranks, NVLS off"),
+    pytest.param("all_reduce", 8, 900, 682.2, id="B200 8 GiB, NVLS off"),
+    pytest.param("all_gather", 8, 450, 361.4, id="H200 16 GiB"),
+    pytest.param("reduce_scatter", 8, 450, 362.9, id="H200 16 GiB"),
+]
+EXCHANGE = [
+    pytest.param("all_to_all", 8, 300, 210, id="DGX A100"),
+    pytest.param("all_to_all", 8, 450, 320, id="DGX H100"),
+    pytest.param("all_to_all", 8, 900, 640, id="DGX B200"),
+]
+IN_SWITCH = [
+    pytest.param("all_reduce", 8, 450, 482.26, id="H200 16 GiB, NVLS"),
+    pytest.param("all_reduce", 8, 450, 480, id="DGX H100, SHARP"),
+    pytest.param("all_reduce", 8, 900, 845.67, id="B200 16 GiB, NVLS"),
+]
+# MI300X, 4 GiB: seven links of 64 GB/s per device, a full mesh of eight
+MESH = [(2, 47.671), (8, 312.912)]
+
+
+def seconds(op, ranks, busbw, nbytes=16 * GIB):
+    """Time behind a bus bandwidth as nccl-tests defines it."""
+    return collective_traffic(nbytes, ranks, op=op) / (busbw * 1e9)
+
+
+@pytest.mark.parametrize(("op", "ranks", "link", "busbw"), RING + EXCHANGE + IN_SWITCH)
+def test_nothing_published_beats_the_exact_bound(op, ranks, link, busbw):
+    bound = collective_bound(16 * GIB, ranks, bandwidth=link * 1e9, op=op)
+    assert bound < seconds(op, ranks, busbw) < 2.5 * bound
+
+
+@pytest.mark.parametrize(("op", "ranks", "link", "busbw"), RING)
+def test_rings_reach_three_quarters_to_five_sixths_of_the_link(op, ranks, link, busbw):
+    assert 0.75 < busbw / link < 0.83
+
+
+@pytest.mark.parametrize(("op", "ranks", "link", "busbw"), IN_SWITCH)
+def test_reduction_in_the_switch_is_slower_than_its_form_and_faster_than_a_measured_ring(op, ranks, link, busbw):
+    time = seconds(op, ranks, busbw)
+    assert 0.55 < in_switch_all_reduce(16 * GIB, ranks, bandwidth=link * 1e9) / time < 0.75
+    assert time < ring_all_reduce(16 * GIB, ranks, bandwidth=0.83 * link * 1e9)
+
+
+def test_a_full_mesh_gives_a_group_the_links_between_its_members():
+    shares = [busbw * 1e9 / effective_bandwidth("mesh", ranks, 8, 448e9) for ranks, busbw in MESH]
+    assert shares == pytest.approx([0.72, 0.72], abs=0.04)
+
+
+def test_two_tiers_measured_between_full_overlap_and_none():
+    # 32 B200 in four nodes with 8 x 50 GB/s each, 4 GiB: 377.34 GB/s; one node alone reaches 740.64 GB/s.
+    measured = seconds("all_reduce", 32, 377.34, 4 * GIB)
+    tiers = {"bandwidths": [740.64e9, 50e9], "latencies": [0.0, 0.0]}
+    none = hierarchical_all_reduce(4 * GIB, [8, 4], **tiers)
+    slowest = hierarchical_all_reduce(4 * GIB / 8, [1, 4], **tiers)
+    assert (slowest, measured, none) == pytest.approx((16.1e-3, 22.05e-3, 26.25e-3), rel=2e-3)
+
+
+def test_calibrated_kernel_against_a_size_sweep_it_has_not_seen():
+    # B200, one node of eight; coefficients fitted to the operator tables of aiconfigurator-core 0.12.0 (<= 512 MiB).
+    fitted = {
+        "floor_s": 7.6263e-6,
+        "hop_s": 2.7062e-6,
+        "efficiency": 0.62047,
+        "scaling": 0.49533,
+        "low_protocol": 0.49081,
+        "step_s": 1.837e-5,
+        "step_scaling": 1.0544,
+        "switch_bytes": 2.88e6,
+        "sharpness": 8.0,
+        "switch_scaling": 1.0,
+    }
+    size = np.array([64, 256, 1024, 4096]) * 2.0**20
+    busbw = np.array([400.6, 646.11, 723.34, 740.64])
+    predicted = nccl_collective(size, 8, bandwidth=900e9, op="all_reduce", **fitted)
+    ratio = predicted / seconds("all_reduce", 8, busbw, size)
+    assert np.abs(ratio - 1).mean() < 0.06
+    assert np.abs(ratio - 1).max() < 0.12
