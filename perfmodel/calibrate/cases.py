@@ -1,0 +1,136 @@
+"""Case files: tables of measured or wanted cases, read whole or refused with the file, the column and the row."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from perfmodel.errors import CaseFileError
+
+MEASURED = "measured_"
+"""Columns that begin so hold measurements; predictions never read them."""
+
+
+def read_cases(path: str | os.PathLike[str], required: Sequence[str]) -> pd.DataFrame:
+    """Read a case file.
+
+    Parameters
+    ----------
+    path : path
+        CSV with a header line; `-` is not accepted.
+    required : sequence of str
+        Columns that must be there.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per case, in the file's order, index 0 to n - 1.
+
+    Raises
+    ------
+    CaseFileError
+        If the file is missing, is no table, is empty, lacks a column or repeats an id.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise CaseFileError(f"{file}: no such file")
+    try:
+        frame = pd.read_csv(file, keep_default_na=True, low_memory=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError) as error:
+        raise CaseFileError(f"{file}: is not a CSV table: {str(error).splitlines()[0]}") from None
+    missing = [name for name in required if name not in frame.columns]
+    if missing:
+        raise CaseFileError(f"{file}: column {missing[0]!r} is missing; it has {', '.join(map(str, frame.columns))}")
+    if not len(frame):
+        raise CaseFileError(f"{file}: has a header and no cases")
+    if "id" in frame.columns and frame["id"].duplicated().any():
+        row = int(np.argmax(frame["id"].duplicated().to_numpy()))
+        raise CaseFileError(f"{file}: line {row + 2}: id {frame['id'].iloc[row]!r} is there twice")
+    return frame
+
+
+def numbers(frame: pd.DataFrame, column: str, default: float | None = None) -> np.ndarray:
+    """Take a column as float64; what is no number becomes NaN.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Cases.
+    column : str
+        Column.
+    default : float, optional
+        Value where the column is missing altogether or empty in a row.
+
+    Returns
+    -------
+    numpy.ndarray
+        One value per case.
+
+    Examples
+    --------
+    >>> numbers(pd.DataFrame({"m": ["4", "x"]}), "m").tolist()
+    [4.0, nan]
+    """
+    if column not in frame.columns:
+        return np.full(len(frame), np.nan if default is None else default)
+    values = pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=np.float64)
+    return values if default is None else np.where(np.isnan(values), default, values)
+
+
+def words(frame: pd.DataFrame, column: str, default: str = "") -> pd.Series:
+    """Take a column as text; what is empty or missing becomes the default.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Cases.
+    column : str
+        Column.
+    default : str
+        Text where there is none.
+
+    Returns
+    -------
+    pandas.Series
+        One text per case.
+
+    Examples
+    --------
+    >>> words(pd.DataFrame({"kernel": ["a", None]}), "kernel").tolist()
+    ['a', '']
+    """
+    if column not in frame.columns:
+        return pd.Series(default, index=frame.index, dtype=object)
+    return frame[column].astype(object).where(frame[column].notna(), default).astype(str)
+
+
+def invalid_sizes(sizes: Mapping[str, np.ndarray], rows: int) -> tuple[np.ndarray, list[str]]:
+    """Find cases whose sizes are no positive finite numbers.
+
+    Parameters
+    ----------
+    sizes : mapping
+        Column -> one value per case.
+    rows : int
+        Number of cases.
+
+    Returns
+    -------
+    tuple
+        Mask of the bad cases, and one reason per case (empty where good).
+
+    Examples
+    --------
+    >>> invalid_sizes({"m": np.array([4.0, -1.0])}, 2)[1]
+    ['', 'm is -1, and must be a positive number']
+    """
+    bad = np.zeros(rows, dtype=bool)
+    reasons = [""] * rows
+    for name, values in sizes.items():
+        wrong = ~(np.isfinite(values) & (values > 0))
+        for i in np.flatnonzero(wrong & ~bad):
+            reasons[i] = f"{name} is {values[i]:g}, and must be a positive number"
+        bad |= wrong
+    return bad, reasons

@@ -1,0 +1,47 @@
+"""Large grids piece by piece: memory stays bounded and temporaries in the processor's cache (no quantity)."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from perfmodel.arrays import Floats, as_floats
+
+CHUNK = 8192
+"""Elements that are computed at once."""
+
+
+def in_chunks(core: Callable[..., Any], arguments: Mapping[str, Any]) -> Floats:
+    """Evaluate an elementwise function of broadcasting arguments in chunks that fit the processor's cache.
+
+    Parameters
+    ----------
+    core : callable
+        Elementwise function of float64 keywords; it sees one-dimensional chunks of every array and plain floats.
+    arguments : mapping
+        Keyword -> number or array; the arrays broadcast against each other.
+
+    Returns
+    -------
+    float or numpy.ndarray
+        What `core` returns, in the broadcast shape.
+
+    Examples
+    --------
+    >>> in_chunks(lambda a, b: a + b, {"a": [1, 2, 3], "b": 10}).tolist()
+    [11.0, 12.0, 13.0]
+    """
+    converted = {name: as_floats(value) for name, value in arguments.items()}
+    arrays = {name: value for name, value in converted.items() if value.ndim}
+    constants = {name: float(value) for name, value in converted.items() if not value.ndim}
+    if not arrays:
+        return core(**constants)  # type: ignore[no-any-return]
+    out = np.empty(np.broadcast_shapes(*(value.shape for value in arrays.values())))
+    operands: Any = [*arrays.values(), out]
+    modes: Any = [["readonly"]] * len(arrays) + [["writeonly"]]
+    with np.nditer(
+        operands, flags=["external_loop", "buffered", "zerosize_ok"], op_flags=modes, buffersize=CHUNK
+    ) as chunks:
+        for *parts, result in chunks:
+            result[...] = core(**constants, **dict(zip(arrays, parts, strict=True)))
+    return out
