@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from perfmodel.costs.formats import get_format
 from perfmodel.errors import PlanError
 from perfmodel.estimate.result import Estimate
 from perfmodel.estimate.serving import Workload, predict_serving
@@ -10,11 +11,9 @@ from perfmodel.estimate.target import Target
 from perfmodel.hardware.catalog import load_system
 from perfmodel.hardware.engine_files import load_engine
 from perfmodel.hardware.fabric import System
-from perfmodel.hardware.kernel_files import read_kernel_table
-from perfmodel.hardware.kernels import KernelTable
-from perfmodel.hardware.places import profile_directories
+from perfmodel.hardware.kernel_files import load_kernel_table
 from perfmodel.layers.precision import Precision
-from perfmodel.models.catalog import load_model
+from perfmodel.models.catalog import checkpoint_precision, load_model
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import PlanGrid
 from perfmodel.ranking.serving import Limits, Ranking, rank_serving
@@ -62,18 +61,13 @@ def target(system: System | str, engine: str = "neutral", *, profiles: str | Non
     'h100-sxm'
     """
     loaded = load_system(system, profiles) if isinstance(system, str) else system
-    tables = [
-        read_kernel_table(folder, loaded.device.id, loaded.device.architecture)
-        for folder in profile_directories(profiles)
-    ]
-    kernels = KernelTable(
-        tuple(row for table in tables for row in table.measured),
-        tuple(row for table in tables for row in table.defaults),
-    )
+    kernels = load_kernel_table(loaded.device.id, loaded.device.architecture, profiles)
     return Target(loaded, kernels, load_engine(engine, profiles))
 
 
-def precision_of(model: ModelSpec, weights: str | None = None, kv: str | None = None) -> Precision:
+def precision_of(
+    model: ModelSpec, weights: str | None = None, kv: str | None = None, on: Target | None = None
+) -> Precision:
     """Formats of a deployment: the checkpoint's own unless others are asked for.
 
     Parameters
@@ -83,8 +77,9 @@ def precision_of(model: ModelSpec, weights: str | None = None, kv: str | None = 
     weights : str, optional
         One of `PRECISIONS`.
     kv : str, optional
-        Format of the KV cache; the model's own by default, 8 bits with 8-bit or 4-bit float weights is the user's
-        choice and never assumed.
+        Format of the KV cache; by default what the checkpoint names, or what the engine chooses for it.
+    on : Target, optional
+        Device and serving software.
 
     Returns
     -------
@@ -105,10 +100,11 @@ def precision_of(model: ModelSpec, weights: str | None = None, kv: str | None = 
         chosen = model.weights
     elif weights not in PRECISIONS:
         raise PlanError(f"unknown precision {weights!r}; choose from {', '.join(PRECISIONS)}")
-    elif weights == "mxfp4":
-        chosen = Precision(experts="w4a16_mxfp4") if model.is_moe else Precision.uniform("w4a16_mxfp4")
     else:
-        chosen = Precision.uniform({"int4": "int4_wo"}.get(weights, weights))
+        chosen = checkpoint_precision(model, {"int4": "int4_wo"}.get(weights, weights))
+    if kv is None and on is not None and {"all", on.device.architecture} & set(on.engine.small_cache):
+        widest = chosen.experts if model.is_moe else chosen.linear
+        kv = "fp8" if get_format(widest).peak in ("fp8", "fp4") else None
     return chosen.with_kv(kv) if kv else chosen
 
 
@@ -160,7 +156,7 @@ def predict(
     """
     spec = load_model(model) if isinstance(model, str) else model
     on = system if isinstance(system, Target) else target(system, engine)
-    return predict_serving(spec, on, plan, Workload(_tokens(isl), _tokens(osl)), precision_of(spec, precision, kv))
+    return predict_serving(spec, on, plan, Workload(_tokens(isl), _tokens(osl)), precision_of(spec, precision, kv, on))
 
 
 def rank(
@@ -231,7 +227,7 @@ def rank(
         on,
         gpus,
         Workload(_tokens(isl), _tokens(osl)),
-        precision_of(spec, precision, kv),
+        precision_of(spec, precision, kv, on),
         Limits(**seconds, rate=rate),
         chosen={k: int(v) for k, v in chosen.items() if v is not None},
     )

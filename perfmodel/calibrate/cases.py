@@ -9,6 +9,8 @@ import pandas as pd
 
 from perfmodel.errors import CaseFileError
 
+_TEXT = ("id", "version", "engine_version", "kernel", "mode")  # "2.10" is a version and no number
+
 MEASURED = "measured_"
 """Columns that begin so hold measurements; predictions never read them."""
 
@@ -37,7 +39,7 @@ def read_cases(path: str | os.PathLike[str], required: Sequence[str]) -> pd.Data
     if not file.is_file():
         raise CaseFileError(f"{file}: no such file")
     try:
-        frame = pd.read_csv(file, keep_default_na=True, low_memory=False)
+        frame = pd.read_csv(file, keep_default_na=True, low_memory=False, dtype=dict.fromkeys(_TEXT, str))
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError) as error:
         raise CaseFileError(f"{file}: is not a CSV table: {str(error).splitlines()[0]}") from None
     missing = [name for name in required if name not in frame.columns]

@@ -50,6 +50,8 @@ def calibration_toml(kernels: Iterable[Mapping[str, Any]], *, owner: Mapping[str
         for key in ("operator", "engine", "format", "kv_format", "version", "kernel", "form"):
             if kernel.get(key):
                 lines.append(f"{key} = {_value(kernel[key])}")
+        if kernel.get("host_timed"):
+            lines.append("host_timed = true")
         if kernel.get("attributes"):
             lines.append(f"attributes = {_inline(kernel['attributes'])}")
         lines.append(f"coefficients = {_inline(kernel['coefficients'])}")

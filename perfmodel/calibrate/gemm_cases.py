@@ -65,5 +65,9 @@ def gemm_sizes(frame: pd.DataFrame, cache_bytes: float | None = None) -> dict[st
         "in_features": frame["k"].to_numpy(np.float64),
     }
     if cache_bytes is not None and "dtype" in frame:
-        sizes["weight_copies"] = weight_copies(frame, cache_bytes)
+        copies = weight_copies(frame, cache_bytes)
+        if "weight_copies" in frame:  # a file that says how it was measured knows best
+            said = pd.to_numeric(frame["weight_copies"], errors="coerce").to_numpy(np.float64)
+            copies = np.where(said >= 1.0, said, copies)
+        sizes["weight_copies"] = copies
     return sizes

@@ -40,13 +40,14 @@ def serving(
     spec = load_model(model)
     knobs = {"tp": tp, "pp": pp, "dp": dp, "concurrency": concurrency}
     grid = plans(**knobs, ep=ep) if spec.is_moe else plans(**knobs)
+    on = api.target(system, engine, profiles=profiles)
     options.deliver(
         derivation(
             spec,
-            api.target(system, engine, profiles=profiles),
+            on,
             grid,
             Workload(float(options.count(isl, "isl")), float(options.count(osl, "osl"))),
-            api.precision_of(spec, precision, kv),
+            api.precision_of(spec, precision, kv, on),
             phases=("decode", "prefill") if phase == "both" else (phase,),
         ),
         output,

@@ -7,6 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from perfmodel.cli import catalogue, explain, predict, rank, validate
+from perfmodel.cli.calibrate import calibrate
 from perfmodel.errors import PerfmodelError
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app.add_typer(rank.app, name="rank")
 app.add_typer(explain.app, name="explain")
 app.add_typer(predict.app, name="predict")
 app.add_typer(validate.app, name="validate")
+app.command("calibrate")(calibrate)
 app.add_typer(catalogue.hardware, name="hardware")
 app.add_typer(catalogue.model, name="model")
 

@@ -41,3 +41,13 @@ def deliver_predictions(table: "pd.DataFrame", output: Path | None, column: str)
         typer.echo(
             f"perfmodel: {len(lost)} of {len(table)} rows have no number; {first['id']}: {first['reason']}", err=True
         )
+
+
+@app.command("serving")
+def serving(cases: Cases, output: options.Output = None, profiles: options.Profiles = None) -> None:
+    """Predict TTFT and TPOT of deployments: columns id, ttft_s and tpot_s, then throughput, memory and reason."""
+    from perfmodel.calibrate.cases import read_cases
+    from perfmodel.validate.serving import REQUIRED, predict_serving_cases
+
+    frame = read_cases(cases, REQUIRED)
+    deliver_predictions(predict_serving_cases(frame, profiles), output, "tpot_s")

@@ -9,13 +9,15 @@ from perfmodel.costs.registry import formula
 @formula(
     name="interleaved_tpot",
     quantity="time",
-    equation=r"\mathrm{TPOT} = t_d + \frac{(n - 1)\,t_p}{o}",
+    equation=r"\mathrm{TPOT} = t_d + s\,\frac{(n - 1)\,t_p}{o}",
     source="Conservation of device time in a closed loop: while one request decodes, each of the others prefills once",
 )
-def interleaved_tpot(decode_s: Floats, prefill_s: Floats, requests: Floats, output_tokens: Floats) -> Floats:
+def interleaved_tpot(
+    decode_s: Floats, prefill_s: Floats, requests: Floats, output_tokens: Floats, *, interference: Floats = 1.0
+) -> Floats:
     r"""Mean time per output token when prefills run between the decode steps.
 
-    .. math:: \mathrm{TPOT} = t_d + \frac{(n - 1)\,t_p}{o}
+    .. math:: \mathrm{TPOT} = t_d + s\,\frac{(n - 1)\,t_p}{o}
 
     With n requests always in flight, every other request is replaced, and so prefilled, once in the life of a
     request; each of these prefills stalls its decoding.
@@ -30,6 +32,8 @@ def interleaved_tpot(decode_s: Floats, prefill_s: Floats, requests: Floats, outp
         Requests n in flight on one rank.
     output_tokens : float or array
         Output tokens o of a request.
+    interference : float or array
+        Time s that a prompt takes from running requests, over the time it takes alone [1].
 
     Returns
     -------
@@ -47,7 +51,7 @@ def interleaved_tpot(decode_s: Floats, prefill_s: Floats, requests: Floats, outp
     0.0264
     """
     others = np.maximum(as_floats(requests) - 1.0, 0.0)
-    return as_floats(decode_s) + others * prefill_s / output_tokens
+    return as_floats(decode_s) + as_floats(interference) * others * prefill_s / output_tokens
 
 
 @formula(
@@ -88,3 +92,83 @@ def closed_loop_wait(prefill_s: Floats, requests: Floats, cycle_s: Floats) -> Fl
     others = np.maximum(as_floats(requests) - 1.0, 0.0)
     load = np.clip(as_floats(requests) * prefill_s / cycle_s, 0.0, 1.0 - 1e-9)
     return np.minimum(load * prefill_s / (2.0 * (1.0 - load)), others * prefill_s)
+
+
+@formula(
+    name="first_wave_wait",
+    quantity="time",
+    equation=r"w = \frac{n}{2}\left(\phi + \frac{1 - \phi}{W}\right) t_p",
+    source="Mean over W waves of n requests: the first arrives at once and waits for n / 2 prompts, others in part",
+)
+def first_wave_wait(prefill_s: Floats, requests: Floats, waves: Floats, *, lockstep: Floats = 0.0) -> Floats:
+    r"""Mean wait of a request for the others of its wave, where a whole wave arrives at once.
+
+    .. math:: w = \frac{n}{2}\left(\phi + \frac{1 - \phi}{W}\right) t_p
+
+    The first wave of a benchmark does so always; later ones only while requests keep starting and ending together.
+
+    Parameters
+    ----------
+    prefill_s : float or array
+        Device time t_p of one prompt [s].
+    requests : float or array
+        Requests n that arrive at once: the concurrency.
+    waves : float or array
+        Requests sent in all over the concurrency W; infinite for a load that has run for long.
+    lockstep : float or array
+        Share phi of the later waves that arrive together [1].
+
+    Returns
+    -------
+    float or array
+        Wait, averaged over all requests of the benchmark [s].
+
+    References
+    ----------
+    Elementary: the i-th of n prompts that arrive together waits for i - 1 others, n / 2 on average; one request in W
+    belongs to that burst.
+
+    Examples
+    --------
+    >>> float(first_wave_wait(0.1, 100, 10)), float(first_wave_wait(0.1, 100, float("inf")))
+    (0.5, 0.0)
+    """
+    together = as_floats(lockstep) + (1.0 - as_floats(lockstep)) / waves
+    return as_floats(requests) / 2.0 * together * prefill_s
+
+
+@formula(
+    name="slot_wait",
+    quantity="time",
+    equation=r"w = \max\left(\frac{b}{n} - 1,\, 0\right) T",
+    source="Little's law in a closed loop: b requests share n places, each held for T",
+)
+def slot_wait(requests: Floats, places: Floats, hold_s: Floats) -> Floats:
+    r"""Mean wait for a place where the cache holds fewer requests than are in flight.
+
+    .. math:: w = \max\left(\frac{b}{n} - 1,\, 0\right) T
+
+    Parameters
+    ----------
+    requests : float or array
+        Requests b in flight.
+    places : float or array
+        Requests n whose cache fits.
+    hold_s : float or array
+        Time T for which a request holds its place [s].
+
+    Returns
+    -------
+    float or array
+        Wait before a request is admitted [s].
+
+    References
+    ----------
+    Little 1961, A proof for the queuing formula L = lambda W: the b - n waiting requests leave the queue at rate n / T.
+
+    Examples
+    --------
+    >>> float(slot_wait(150, 100, 20.0)), float(slot_wait(50, 100, 20.0))
+    (10.0, 0.0)
+    """
+    return np.maximum(as_floats(requests) / places - 1.0, 0.0) * as_floats(hold_s)

@@ -35,7 +35,7 @@ class Footprint:
         Communication buffers [B].
     framework : float or array
         Runtime context, libraries and captured graphs [B].
-    capacity : float
+    capacity : float or array
         Memory that the engine may fill [B].
     """
 
@@ -45,7 +45,7 @@ class Footprint:
     activations: Floats
     buffers: Floats
     framework: Floats
-    capacity: float
+    capacity: Floats
 
     @property
     def fixed(self) -> Floats:
@@ -60,7 +60,7 @@ class Footprint:
     @property
     def requests(self) -> Floats:
         """Requests of one attention-data-parallel rank whose cache fits beside everything else."""
-        return np.maximum(np.floor((self.capacity - as_floats(self.fixed)) / self.cache_per_request), 0.0)
+        return np.maximum(np.floor((as_floats(self.capacity) - self.fixed) / self.cache_per_request), 0.0)
 
 
 def _fullest_stage(
@@ -149,12 +149,19 @@ def serving_footprint(
     wide = rows * _widest(model, shard) * width
     logits = as_floats(requests) * np.ceil(model.vocab / as_floats(grid.tp)) * 4.0
     parallel = (grid.tp * grid.dp * grid.cp * grid.pp) > 1
+    buffers = np.where(parallel, 2.0 * rows * model.hidden * width, 0.0)
+    engine = target.engine
+    total = target.device.memory_bytes
+    capacity: Floats = as_floats(total * engine.memory_fraction)
+    if engine.fraction_of_free:
+        taken = as_floats(weights) + residual + wide + logits + buffers + engine.framework_bytes
+        capacity = np.where(taken < total, taken + engine.memory_fraction * (total - taken), total)
     return Footprint(
         weights=weights,
         cache_per_request=cache,
         cache=cache * np.ceil(as_floats(requests)),
         activations=residual + wide + logits,
-        buffers=np.where(parallel, 2.0 * rows * model.hidden * width, 0.0),
-        framework=as_floats(target.engine.framework_bytes),
-        capacity=target.device.memory_bytes * target.engine.memory_fraction,
+        buffers=buffers,
+        framework=as_floats(engine.framework_bytes),
+        capacity=capacity,
     )

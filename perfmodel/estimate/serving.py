@@ -6,8 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from perfmodel.arrays import Floats, as_floats
-from perfmodel.costs.pipeline import pipelined_time
-from perfmodel.costs.serving import closed_loop_wait, interleaved_tpot
+from perfmodel.costs.serving import closed_loop_wait, first_wave_wait, interleaved_tpot, slot_wait
 from perfmodel.errors import PlanError
 from perfmodel.estimate.footprint import Footprint, serving_footprint
 from perfmodel.estimate.result import BOUNDS, Estimate
@@ -21,6 +20,9 @@ from perfmodel.parallel.rules import Rule, judge, structural_rules
 
 _GIB = 2.0**30
 
+MOST_PROMPTS = 4.0
+"""Prompts that share a prefill step at most when the time that one adds is taken."""
+
 
 @dataclass(frozen=True, slots=True)
 class Workload:
@@ -28,20 +30,27 @@ class Workload:
 
     Parameters
     ----------
-    isl : float
+    isl : float or array
         Input tokens of a request.
-    osl : float
+    osl : float or array
         Output tokens of a request.
+    waves : float
+        How many times its concurrency a closed loop sends in all, the first wave at once; infinite for a load that
+        has run for long.
     """
 
-    isl: float
-    osl: float
+    isl: Floats
+    osl: Floats
+    waves: float = np.inf
 
     def __post_init__(self) -> None:
         for name in ("isl", "osl"):
-            value = getattr(self, name)
-            if not np.isfinite(value) or value < 1 or value != np.floor(value):
-                raise PlanError(f"{name} must be a whole number of tokens, at least 1, not {value:g}")
+            value = as_floats(getattr(self, name))
+            wrong = ~(np.isfinite(value) & (value >= 1) & (value == np.floor(value)))
+            if np.any(wrong):
+                raise PlanError(f"{name} must be a whole number of tokens, at least 1, not {value[wrong].ravel()[0]:g}")
+        if not self.waves >= 1:
+            raise PlanError(f"waves must be at least 1, not {self.waves:g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +63,15 @@ class ServingSteps:
         One decode step of all requests in flight on a rank, at mean context.
     prefill : StepTime
         One prompt alone.
+    marginal_s : float or array
+        Device time that one prompt adds to a prefill step of several [s].
     footprint : Footprint
         Memory of the fullest device.
     """
 
     decode: StepTime
     prefill: StepTime
+    marginal_s: Floats
     footprint: Footprint
 
 
@@ -94,31 +106,52 @@ def serving_steps(
     ServingSteps
         Decode, prefill and memory.
     """
-    per_rank = np.ceil(grid.concurrency / grid.dp)
-    # With pipeline stages the requests of a rank form one microbatch per stage, all stages busy at once.
-    microbatch = np.ceil(per_rank / grid.pp)
-    decode = step_time(
-        model,
-        target,
-        grid,
-        Step(microbatch, as_floats(1.0), as_floats(workload.isl + workload.osl / 2.0), decode=True),
-        precision,
-        keep_lines=keep_lines,
-    )
     isl = as_floats(workload.isl)
-    prefill = step_time(
-        model, target, grid, Step(as_floats(1.0), isl, isl, decode=False), precision, keep_lines=keep_lines
-    )
+    budget = target.engine.step_tokens
     footprint = serving_footprint(
         model,
         target,
         grid,
         precision,
-        context=as_floats(workload.isl + workload.osl),
-        requests=per_rank,
-        step_tokens=np.minimum(isl, target.engine.step_tokens),
+        context=isl + target.engine.reserved_output * as_floats(workload.osl),
+        requests=np.ceil(grid.concurrency / grid.dp),
+        step_tokens=np.minimum(isl, budget),
     )
-    return ServingSteps(decode, prefill, footprint)
+    running = running_requests(grid, footprint)
+    # With pipeline stages the requests of a rank form one microbatch per stage, all stages busy at once.
+    decode = step_time(
+        model,
+        target,
+        grid,
+        Step(np.ceil(running / grid.pp), as_floats(1.0), isl + as_floats(workload.osl) / 2.0, decode=True),
+        precision,
+        keep_lines=keep_lines,
+    )
+    alone = step_time(
+        model, target, grid, Step(as_floats(1.0), isl, isl, decode=False), precision, keep_lines=keep_lines
+    )
+    # Prompts that wait together share a step, and so the reading of the weights and the launches.
+    together = np.clip(np.floor(budget / isl), 1.0, MOST_PROMPTS)
+    shared = step_time(model, target, grid, Step(together, isl, isl, decode=False), precision)
+    return ServingSteps(decode, alone, as_floats(shared.seconds) / together, footprint)
+
+
+def running_requests(grid: PlanGrid, footprint: Footprint) -> Floats:
+    """Requests that run on one rank: those in flight, or as many as the cache holds.
+
+    Parameters
+    ----------
+    grid : PlanGrid
+        Plans.
+    footprint : Footprint
+        Memory of the fullest device.
+
+    Returns
+    -------
+    float or array
+        At least 1: a plan that holds none is refused by a rule.
+    """
+    return np.maximum(np.minimum(np.ceil(grid.concurrency / grid.dp), footprint.requests), 1.0)
 
 
 def predict_serving(
@@ -153,24 +186,30 @@ def predict_serving(
     PlanError
         If the workload exceeds the length that the model allows.
     """
-    if workload.isl + workload.osl > model.max_context:
+    longest_request = float(np.max(as_floats(workload.isl) + workload.osl))
+    if model.max_context and longest_request > model.max_context:
         raise PlanError(
-            f"isl + osl = {workload.isl + workload.osl:g} tokens exceeds the {model.max_context:g}"
-            f" that {model.id} allows"
+            f"isl + osl = {longest_request:g} tokens exceeds the {model.max_context:g} that {model.id} allows"
         )
     steps = serving_steps(model, target, grid, workload, precision)
+    engine = target.engine
     per_rank = np.ceil(grid.concurrency / grid.dp)
+    running = running_requests(grid, steps.footprint)
     longest = stage_imbalance(model.layers, grid.pp)
     decode_s = as_floats(steps.decode.seconds) * longest
     prefill_s = as_floats(steps.prefill.seconds)
     # A prompt occupies each stage for its share of the layers, so prompts of a pipeline overlap.
-    occupied_s = (pipelined_time(prefill_s, grid.pp, 2.0) - prefill_s) * longest
-    tpot = interleaved_tpot(decode_s, occupied_s, per_rank, workload.osl)
-    cycle = prefill_s + workload.osl * tpot
-    ttft = prefill_s + closed_loop_wait(occupied_s, per_rank, cycle)
+    occupied_s = engine.interference * as_floats(steps.marginal_s) / grid.pp * longest
+    # Of the prompts of a wave in lockstep, the half that goes first is waited for before the first token.
+    stalling = 1.0 - engine.lockstep / 2.0
+    tpot = interleaved_tpot(decode_s, occupied_s, running, workload.osl, interference=stalling)
+    started = prefill_s + engine.request_s + engine.stream_steps * as_floats(tpot)
+    started = started + first_wave_wait(occupied_s, running, workload.waves, lockstep=engine.lockstep)
+    started = started + closed_loop_wait(occupied_s, running, started + workload.osl * tpot)
+    ttft = started + slot_wait(per_rank, running, started + workload.osl * tpot)
     cycle = ttft + (workload.osl - 1.0) * tpot
     rate = grid.concurrency / cycle
-    verdicts = judge(grid.shape, _rules(model, target, grid, steps.footprint, per_rank))
+    verdicts = judge(grid.shape, _rules(model, target, grid, steps.footprint))
     columns = _columns(grid, workload, steps, ttft=ttft, tpot=tpot, rate=rate)
     hidden = ~verdicts.feasible
     for name in ("ttft_s", "tpot_s", "requests_per_s", "tokens_per_s", "tokens_per_s_per_gpu"):
@@ -238,36 +277,31 @@ def _columns(
     return {name: np.broadcast_to(as_floats(v), grid.shape).ravel() for name, v in values.items()}
 
 
-def _rules(
-    model: ModelSpec, target: Target, grid: PlanGrid, footprint: Footprint, per_rank: Floats
-) -> tuple[Rule, ...]:
-    """Structural rules first, then memory: the fixed part alone, then with the cache of all requests."""
+def _rules(model: ModelSpec, target: Target, grid: PlanGrid, footprint: Footprint) -> tuple[Rule, ...]:
+    """Structural rules first, then memory: what never shrinks, then room for one request."""
     fixed = np.broadcast_to(as_floats(footprint.fixed), grid.shape)
-    total = np.broadcast_to(as_floats(footprint.total), grid.shape)
-    weights = np.broadcast_to(as_floats(footprint.weights), grid.shape)
-    requests = np.broadcast_to(as_floats(per_rank), grid.shape)
-    room = footprint.capacity
-    fixed_flat, total_flat, weights_flat, requests_flat = (
-        fixed.ravel(),
-        total.ravel(),
-        weights.ravel(),
-        requests.ravel(),
-    )
+    room = np.broadcast_to(as_floats(footprint.capacity), grid.shape)
+    room_flat, fixed_flat = room.ravel(), fixed.ravel()
+    weights_flat = np.broadcast_to(as_floats(footprint.weights), grid.shape).ravel()
+    one = np.broadcast_to(as_floats(footprint.cache_per_request), grid.shape).ravel()
     return (
         *structural_rules(grid, model.divisors(), layers=model.layers, max_devices=target.system.max_devices),
         Rule(
             "weights exceed memory",
             fixed > room,
             lambda i: (
-                f"weights exceed memory by {(fixed_flat[i] - room) / _GIB:.1f} GiB: {weights_flat[i] / _GIB:.1f} GiB"
-                f" and {(fixed_flat[i] - weights_flat[i]) / _GIB:.1f} GiB of working memory in {room / _GIB:.1f} GiB"
+                f"weights exceed memory by {(fixed_flat[i] - room_flat[i]) / _GIB:.1f} GiB:"
+                f" {weights_flat[i] / _GIB:.1f} GiB"
+                f" and {(fixed_flat[i] - weights_flat[i]) / _GIB:.1f} GiB of working memory"
+                f" in {room_flat[i] / _GIB:.1f} GiB"
             ),
         ),
         Rule(
-            "KV cache exceeds memory",
-            total > room,
+            "no request fits beside the weights",
+            np.broadcast_to(as_floats(footprint.requests) < 1, grid.shape),
             lambda i: (
-                f"KV cache of {requests_flat[i]:.0f} requests exceeds memory by {(total_flat[i] - room) / _GIB:.1f} GiB"
+                f"the cache of one request needs {one[i] / _GIB:.1f} GiB,"
+                f" and {(room_flat[i] - fixed_flat[i]) / _GIB:.1f} are left"
             ),
         ),
         Rule(

@@ -160,6 +160,8 @@ def step_time(
     lines: list[Line] = []
     for block, repeat, operators in model.operators(step, shard, precision):
         for op in operators:
+            if op.name in target.engine.fused:
+                continue
             if isinstance(op, Collective):
                 time = time_collective(op, target, grid)
                 network_s = network_s + repeat * as_floats(time.seconds)
@@ -177,7 +179,8 @@ def step_time(
     hops = _stage_hops(model, target, grid, step, shard, precision)
     network_s = network_s + hops.seconds
     exact[2] = exact[2] + hops.network_s
-    host_s = target.engine.host_step_s
+    per_layer = target.engine.decode_layer_s if step.decode else target.engine.prefill_layer_s
+    host_s = per_layer * model.layers
     both = overlapped(device_s, network_s, overlap=target.engine.overlap)
     exposed = both - device_s
     parts = (charged[0], charged[1], exposed, charged[3], as_floats(host_s))

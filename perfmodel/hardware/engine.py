@@ -17,21 +17,50 @@ class Engine:
         Engine whose kernel calibrations are preferred; empty for whichever comes first.
     memory_fraction : float
         Share of device memory that weights, activations and cache may fill [1].
+    reserved_output : float
+        Share of a request's output tokens for which cache is set aside when it is admitted [1].
+    fraction_of_free : bool
+        Whether `memory_fraction` is a share of what weights and working memory leave, and not of the whole.
+    small_cache : tuple of str
+        Architectures on which checkpoints with 8-bit or 4-bit float weights get an 8-bit KV cache unless the user says
+        otherwise; "all" for every one.
     framework_bytes : float
         Memory of the runtime outside that share's accounting: context, communicators, captured graphs [B].
     step_tokens : float
         Most tokens of one prefill step.
-    host_step_s : float
-        Time of a step during which the device waits for the host [s].
+    decode_layer_s : float
+        Time per layer of a decode step beyond its operators: small kernels that are not counted, and gaps [s].
+    prefill_layer_s : float
+        Time per layer of a prefill step beyond its operators: its kernels are launched one by one [s].
+    request_s : float
+        Host time of a request before its first step: receiving, tokenising, scheduling [s].
+    stream_steps : float
+        Decode steps between the end of a prompt and the moment when its first token is seen [1].
+    interference : float
+        Time that a prompt takes from running requests, over the time it takes alone [1].
+    lockstep : float
+        Share of a closed loop in which requests start and end together, as they do where prompts go before running
+        requests and lengths are alike [1].
     overlap : float
         Share of collectives hidden behind computation [1].
+    fused : tuple of str
+        Passes that are part of a neighbouring kernel in this engine, by the name they have in a derivation.
     """
 
     id: str
     name: str
     kernels: str = ""
     memory_fraction: float = 0.9
+    reserved_output: float = 1.0
+    fraction_of_free: bool = False
+    small_cache: tuple[str, ...] = ()
     framework_bytes: float = 1.5e9
     step_tokens: float = 8192.0
-    host_step_s: float = 0.0
+    decode_layer_s: float = 0.0
+    prefill_layer_s: float = 0.0
+    request_s: float = 0.0
+    stream_steps: float = 1.0
+    interference: float = 1.0
+    lockstep: float = 0.0
     overlap: float = 0.0
+    fused: tuple[str, ...] = ()

@@ -21,6 +21,20 @@ class _Value(BaseModel):
     note: str | None = None
 
 
+class _Flag(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    value: bool
+    source: str = Field(min_length=1)
+
+
+class _Names(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    value: tuple[str, ...]
+    source: str = Field(min_length=1)
+
+
 class _EngineFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -29,19 +43,42 @@ class _EngineFile(BaseModel):
     name: str
     kernels: str = ""
     memory_fraction: _Value
+    reserved_output: _Value
+    fraction_of_free: _Flag = _Flag(value=False, source="default")
+    small_cache: _Names
     framework_bytes: _Value
     step_tokens: _Value
-    host_step: _Value
+    decode_layer: _Value
+    prefill_layer: _Value
+    request: _Value
+    stream_steps: _Value
+    interference: _Value
+    lockstep: _Value
     overlap: _Value
+    fused: _Names = _Names(value=(), source="none")
 
 
 _DIMENSIONS = {
     "memory_fraction": "fraction",
     "framework_bytes": "size",
     "step_tokens": "count",
-    "host_step": "time",
+    "decode_layer": "time",
+    "prefill_layer": "time",
+    "request": "time",
+    "reserved_output": "fraction",
+    "stream_steps": "number",
+    "interference": "number",
+    "lockstep": "fraction",
     "overlap": "fraction",
 }
+
+
+def _number(value: str | float, dimension: str) -> float:
+    if dimension != "number":
+        return parse(value, dimension)
+    if isinstance(value, str) or not 0 <= value < float("inf"):
+        raise UnitError(f"{value!r}: a plain number of at least 0 is wanted, for instance 2.5")
+    return float(value)
 
 
 def list_engines(profiles: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
@@ -108,7 +145,7 @@ def load_engine(name: str, profiles: str | os.PathLike[str] | None = None) -> En
     numbers: dict[str, float] = {}
     for key, dimension in _DIMENSIONS.items():
         try:
-            numbers[key] = parse(getattr(parsed, key).value, dimension)
+            numbers[key] = _number(getattr(parsed, key).value, dimension)
         except UnitError as error:
             raise ProfileError(f"{path}: {key}: {error}") from None
     return Engine(
@@ -116,8 +153,17 @@ def load_engine(name: str, profiles: str | os.PathLike[str] | None = None) -> En
         name=parsed.name,
         kernels=parsed.kernels,
         memory_fraction=numbers["memory_fraction"],
+        reserved_output=numbers["reserved_output"],
+        fraction_of_free=parsed.fraction_of_free.value,
+        small_cache=parsed.small_cache.value,
         framework_bytes=numbers["framework_bytes"],
         step_tokens=numbers["step_tokens"],
-        host_step_s=numbers["host_step"],
+        decode_layer_s=numbers["decode_layer"],
+        prefill_layer_s=numbers["prefill_layer"],
+        request_s=numbers["request"],
+        stream_steps=numbers["stream_steps"],
+        interference=numbers["interference"],
+        lockstep=numbers["lockstep"],
         overlap=numbers["overlap"],
+        fused=parsed.fused.value,
     )

@@ -1,5 +1,6 @@
 """Calibration files: reading kernel coefficients for one device, checked against their formulas' names."""
 
+import os
 import tomllib
 from functools import lru_cache
 from pathlib import Path
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from perfmodel.errors import ProfileError
 from perfmodel.hardware.kernels import Basis, KernelCalibration, KernelTable
+from perfmodel.hardware.places import profile_directories
 
 
 class _Provenance(BaseModel):
@@ -29,11 +31,13 @@ class _Kernel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     operator: str
+    engine: str = ""
     format: str = ""
     kv_format: str = ""
     version: str = ""
     kernel: str = ""
     form: str
+    host_timed: bool = False
     attributes: dict[str, Any] = Field(default_factory=dict)
     coefficients: dict[str, float]
     provenance: _Provenance
@@ -82,7 +86,7 @@ def read_calibrations(path: Path, basis: Basis = "measured") -> tuple[KernelCali
     return tuple(
         KernelCalibration(
             operator=k.operator,
-            engine=parsed.engine,
+            engine=k.engine or parsed.engine,
             kernel=k.kernel,
             format=k.format,
             kv_format=k.kv_format,
@@ -90,10 +94,33 @@ def read_calibrations(path: Path, basis: Basis = "measured") -> tuple[KernelCali
             form=k.form,
             coefficients=k.coefficients,
             attributes=k.attributes,
+            host_timed=k.host_timed,
             basis=basis,
             provenance=k.provenance.model_dump(exclude_none=True),
         )
         for k in parsed.kernel
+    )
+
+
+def load_kernel_table(device: str, architecture: str, profiles: str | os.PathLike[str] | None = None) -> KernelTable:
+    """Read every calibration that may serve one device, from every profile directory.
+
+    Parameters
+    ----------
+    device, architecture : str
+        Device id, and the architecture whose defaults stand in.
+    profiles : path, optional
+        Directory that is searched first.
+
+    Returns
+    -------
+    KernelTable
+        The user's calibrations before the built-in ones.
+    """
+    tables = [read_kernel_table(folder, device, architecture) for folder in profile_directories(profiles)]
+    return KernelTable(
+        tuple(row for table in tables for row in table.measured),
+        tuple(row for table in tables for row in table.defaults),
     )
 
 

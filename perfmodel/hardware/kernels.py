@@ -26,7 +26,7 @@ NEAR_FORMATS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class KernelCalibration:
     """Coefficients of one registered formula, fitted to one kernel family.
 
@@ -48,6 +48,8 @@ class KernelCalibration:
         Keyword -> value in SI units.
     attributes : mapping
         Discrete keywords of the formula.
+    host_timed : bool
+        Whether the host's launches are part of the measured times, as they are not where a step is a captured graph.
     basis : str
         measured on this device, or default of its architecture.
     provenance : mapping
@@ -63,11 +65,12 @@ class KernelCalibration:
     form: str
     coefficients: Mapping[str, float]
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    host_timed: bool = False
     basis: Basis = "measured"
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class KernelTable:
     """Every calibration that may serve one device: its own first, then the defaults of its architecture.
 
@@ -90,6 +93,7 @@ class KernelTable:
         kv_format: str = "",
         engine: str = "",
         kernel: str = "",
+        captured: bool = False,
     ) -> KernelCalibration | None:
         """Find the calibration nearest to what is asked for.
 
@@ -108,6 +112,8 @@ class KernelTable:
             Serving engine; empty prefers the first listed.
         kernel : str
             Kernel family; empty prefers the first listed.
+        captured : bool
+            Leave out kernels that were timed with the host in the loop.
 
         Returns
         -------
@@ -118,7 +124,7 @@ class KernelTable:
         best: tuple[tuple[int, int, int, int, int], KernelCalibration] | None = None
         for tier, table in ((0, self.measured), (1, self.defaults)):
             for row in table:
-                if row.operator != operator:
+                if row.operator != operator or (captured and row.host_timed):
                     continue
                 if format and row.format and row.format not in formats:
                     continue
@@ -126,7 +132,8 @@ class KernelTable:
                     formats.index(row.format) if format and row.format else 0,
                     tier,
                     int(bool(kv_format) and row.kv_format != kv_format),
-                    int(bool(engine) and row.engine != engine),
+                    # An entry that stands for all engines is nearer than another engine's own.
+                    0 if not engine or row.engine == engine else 1 if not row.engine else 2,
                     int(bool(kernel) and row.kernel != kernel),
                 )
                 if best is None or distance < best[0]:

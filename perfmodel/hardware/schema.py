@@ -249,7 +249,18 @@ class SystemFile(_Profile):
         return self
 
     def build(self, device: Device) -> System:
-        """Return the system as plain floats around its device."""
+        """Put the system together as plain floats around its device.
+
+        Parameters
+        ----------
+        device : Device
+            The accelerator.
+
+        Returns
+        -------
+        System
+            Device, tiers and the source of every number.
+        """
         tiers = tuple(
             Tier(
                 name=t.name,

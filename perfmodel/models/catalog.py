@@ -169,13 +169,42 @@ def load_model(name: str | Path) -> ModelSpec:
 
 def _checkpoint(spec: ModelSpec, kind: str, name: str) -> Precision:
     """Formats of a checkpoint whose name ends in a format."""
-    if kind == "bf16":
-        return Precision()
-    if kind == "nvfp4":
-        # 4-bit checkpoints of latent-attention models leave attention in 16 bits.
+    if kind == "fp8" and name.split("/")[0].lower() in _BLOCKWISE:
+        kind = "fp8_block"
+    return checkpoint_precision(spec, kind)
+
+
+def checkpoint_precision(spec: ModelSpec, weights: str) -> Precision:
+    """Formats of a checkpoint of a model in a weight format, as publishers quantise.
+
+    Where the model itself comes in 8 bits, "fp8" is its own recipe. 4-bit float checkpoints of latent-attention
+    models leave attention in 16 bits, and come with an 8-bit cache. "mxfp4" is the recipe of gpt-oss: the experts
+    only, and 16-bit activations.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        Model.
+    weights : str
+        Weight format.
+
+    Returns
+    -------
+    Precision
+        Formats of all parts.
+
+    Examples
+    --------
+    >>> checkpoint_precision(load_model("deepseek-v3"), "fp8").linear
+    'fp8_block'
+    """
+    own = spec.weights.experts if spec.is_moe else spec.weights.linear
+    if weights == "fp8" and own in ("fp8", "fp8_block"):
+        return spec.weights
+    if weights == "mxfp4":
+        return Precision(experts="w4a16_mxfp4") if spec.is_moe else Precision.uniform("w4a16_mxfp4")
+    if weights == "nvfp4":
         latent = "kv_heads" not in spec.divisors()
         attention = "bf16" if latent else "nvfp4"
         return Precision(linear="nvfp4", experts="nvfp4", attention_linear=attention, kv="fp8")
-    if kind == "fp8" and name.split("/")[0].lower() in _BLOCKWISE:
-        kind = "fp8_block"
-    return Precision.uniform(kind)
+    return Precision.uniform(weights)

@@ -193,12 +193,22 @@ def _largest_concurrency(
 
 
 def _limit_rules(estimate: Estimate, limits: Limits, gpus: int) -> tuple[Rule, ...]:
-    """Rules of latency and rate; NaN of a plan that is already infeasible breaks none of them."""
+    """Rules of cache, latency and rate; NaN of a plan that is already infeasible breaks none of them.
+
+    Requests that find no room in the cache wait, which a ranking never chooses: fewer requests do as much.
+    """
     ttft, tpot = estimate["ttft_s"], estimate["tpot_s"]
     replicas = gpus / np.broadcast_to(estimate.grid.devices, estimate.grid.shape).ravel()
     rate = estimate["requests_per_s"] * replicas
     shape = estimate.grid.shape
+    concurrency = np.broadcast_to(estimate.grid.concurrency, shape).ravel()
+    room = estimate["capacity_requests"]
     return (
+        Rule(
+            "KV cache exceeds memory",
+            (concurrency > room).reshape(shape),
+            lambda i: f"the KV cache of {concurrency[i]:.0f} requests exceeds memory, which holds {room[i]:.0f}",
+        ),
         Rule(
             f"TPOT above {format_time(limits.tpot_s)}" if np.isfinite(limits.tpot_s) else "TPOT",
             (tpot > limits.tpot_s).reshape(shape),
@@ -270,7 +280,7 @@ def nearest_miss(
             f"nothing meets the limits. Nearest: {plan_name(row)} at {row['concurrency']} requests with"
             f" TTFT {format_time(row['ttft_s'])}, TPOT {format_time(row['tpot_s'])}: {row['reason']}."
         )
-    if any(c.endswith("exceeds memory") or c.startswith("weights exceed") for c in categories):
+    if any(c.startswith(("weights exceed", "no request fits")) for c in categories):
         least = np.where(np.isfinite(estimate["weights_bytes"]), estimate["weights_bytes"], np.inf)
         i = int(np.argmin(np.where(code > 0, least, np.inf)))
         row = estimate.row(i)

@@ -191,6 +191,7 @@ def test_all_ones_is_the_single_device_model(tp):
     one = serving_steps(spec, TARGETS["hgx-h100"], pm.plans(), workload, spec.weights)
     shard = Shard()
     same(one.footprint.weights, spec.weight_bytes(shard, spec.weights))
-    same(one.footprint.cache, spec.cache_bytes(600.0, shard, spec.weights))
+    # Half of the output is there on average.
+    same(one.footprint.cache, spec.cache_bytes(550.0, shard, spec.weights))
     many = serving_steps(spec, TARGETS["hgx-h100"], pm.plans(tp=tp), workload, spec.weights)
     assert many.footprint.weights * tp >= one.footprint.weights * (1 - 1e-12)

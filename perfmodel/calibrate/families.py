@@ -1,0 +1,190 @@
+"""Operator families: which columns a case has, which formula times it, and the arguments the two have in common."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from perfmodel.calibrate.attention_cases import attention_sizes, mla_sizes
+from perfmodel.calibrate.collective_cases import collective_sizes, deepep_sizes
+from perfmodel.calibrate.gemm_cases import gemm_sizes
+from perfmodel.calibrate.moe_cases import moe_sizes
+from perfmodel.costs.collectives import collective_bound
+from perfmodel.costs.compute import roofline_bound
+from perfmodel.costs.formats import FORMATS
+from perfmodel.costs.work import attention_bytes, attention_flops, experts_bytes, experts_flops, gemm_bytes, gemm_flops
+from perfmodel.hardware.device import Device
+from perfmodel.hardware.fabric import System
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One kind of operator in case files.
+
+    Parameters
+    ----------
+    operators : tuple of str
+        Values of the `op` column.
+    numbers : tuple of str
+        Columns that must hold positive numbers.
+    optional : tuple of str
+        Columns of numbers that may be missing or zero.
+    form : str
+        Registered formula that is fitted.
+    shape : tuple of str
+        Columns that make a shape: held out together.
+    sizes : callable
+        Cases and device -> arguments of the formula.
+    """
+
+    operators: tuple[str, ...]
+    numbers: tuple[str, ...]
+    optional: tuple[str, ...]
+    form: str
+    shape: tuple[str, ...]
+    sizes: Callable[[pd.DataFrame, Device], Mapping[str, Any]]
+
+
+def _gemm(frame: pd.DataFrame, device: Device) -> Mapping[str, Any]:
+    return gemm_sizes(frame, cache_bytes=device.cache_bytes or None)
+
+
+_ATTENTION = ("batch", "tokens", "context", "heads")
+_DEEPEP = ("hidden", "tokens", "topk", "experts", "nodes")
+
+FAMILIES: tuple[Family, ...] = (
+    Family(("gemm",), ("m", "n", "k"), (), "gemm_tiled", ("n", "k"), _gemm),
+    Family(
+        ("prefill_attention",),
+        (*_ATTENTION, "kv_heads", "head_dim"),
+        ("window",),
+        "prefill_attention_tiled",
+        ("heads", "kv_heads", "head_dim", "window"),
+        lambda frame, _: attention_sizes(frame, "prefill_attention"),
+    ),
+    Family(
+        ("decode_attention",),
+        (*_ATTENTION, "kv_heads", "head_dim"),
+        ("window",),
+        "decode_attention_split",
+        ("heads", "kv_heads", "head_dim", "window"),
+        lambda frame, _: attention_sizes(frame, "decode_attention"),
+    ),
+    Family(
+        ("prefill_mla",),
+        _ATTENTION,
+        (),
+        "prefill_attention_tiled",
+        ("heads", "batch"),
+        lambda frame, _: mla_sizes(frame, "prefill_mla"),
+    ),
+    Family(
+        ("decode_mla",),
+        _ATTENTION,
+        (),
+        "decode_attention_split",
+        ("heads", "batch"),
+        lambda frame, _: mla_sizes(frame, "decode_mla"),
+    ),
+    Family(
+        ("moe",),
+        ("tokens", "hidden", "intermediate", "topk", "experts", "tp", "ep"),
+        (),
+        "experts_grouped",
+        ("hidden", "intermediate", "topk", "experts", "tp", "ep"),
+        lambda frame, _: moe_sizes(frame),
+    ),
+    Family(
+        ("all_reduce", "all_gather", "reduce_scatter", "all_to_all"),
+        ("ranks", "nbytes"),
+        (),
+        "nccl_collective",
+        ("nbytes",),
+        lambda frame, _: collective_sizes(frame),
+    ),
+    Family(
+        ("dispatch", "combine"),
+        _DEEPEP,
+        ("sms",),
+        "deepep_normal",
+        ("hidden", "topk", "experts"),
+        lambda frame, _: deepep_sizes(frame),
+    ),
+)
+"""Every family, in the order of the tables."""
+
+FAMILY_OF: Mapping[str, Family] = {name: family for family in FAMILIES for name in family.operators}
+"""Operator -> family."""
+
+GROUP = ("op", "hardware", "engine", "version", "kernel", "mode", "dtype", "kv_dtype", "system")
+"""Columns within which one calibration serves all cases."""
+
+
+def link_numbers(system: System) -> dict[str, Any]:
+    """Numbers of the innermost tier that collective formulas ask for.
+
+    Parameters
+    ----------
+    system : System
+        The system a device sits in.
+
+    Returns
+    -------
+    dict
+        bandwidth [B/s] and latency [s].
+    """
+    tier = system.tiers[0]
+    return {"bandwidth": tier.bandwidth, "latency": tier.latency_s}
+
+
+def roofline(rows: pd.DataFrame, group: dict[str, str], family: Family, numbers: dict[str, Any]) -> Any:
+    """Plain datasheet roofline of each case: no launch floor, no efficiency.
+
+    Parameters
+    ----------
+    rows : pandas.DataFrame
+        Cases of one family.
+    group : dict
+        Values of the grouping columns.
+    family : Family
+        Which columns are numbers.
+    numbers : dict
+        Hardware numbers.
+
+    Returns
+    -------
+    numpy.ndarray
+        Lower bound of each case [s].
+    """
+    c = {name: rows[name].to_numpy(dtype=np.float64) for name in (*family.numbers, *family.optional)}
+    op = group["op"]
+    rates = {"peak_flops": numbers["peak_flops"], "memory_bandwidth": numbers["memory_bandwidth"]}
+    w, a = numbers["weight_bytes"], numbers["activation_bytes"]
+    kv = FORMATS[group["kv_dtype"]].activation_bytes if group["kv_dtype"] in FORMATS else 2.0
+    if op == "gemm":
+        flops = gemm_flops(c["m"], c["n"], c["k"])
+        return roofline_bound(flops, gemm_bytes(c["m"], c["n"], c["k"], weight_bytes=w, activation_bytes=a), **rates)
+    if op in ("prefill_attention", "decode_attention", "prefill_mla", "decode_mla"):
+        latent = op.endswith("mla")
+        decode = op.startswith("decode")
+        heads = c["heads"]
+        kv_heads = (np.ones_like(heads) if decode else heads) if latent else c["kv_heads"]
+        qk, v = ((576.0, 512.0) if decode else (192.0, 128.0)) if latent else (c["head_dim"], c["head_dim"])
+        window = c.get("window", 0.0)
+        flops = attention_flops(c["batch"], c["tokens"], c["context"], heads, qk, v, window)
+        moved = attention_bytes(
+            c["batch"], c["tokens"], c["context"], heads, kv_heads, qk, v, window,
+            query_bytes=a, kv_bytes=kv, shared_kv=latent and decode,
+        )  # fmt: skip
+        return roofline_bound(flops, moved, **rates)
+    if op == "moe":
+        sizes = (c["tokens"], c["hidden"], c["intermediate"])
+        flops = experts_flops(*sizes, c["topk"], c["ep"], c["tp"])
+        moved = experts_bytes(*sizes, c["experts"], c["topk"], c["ep"], c["tp"], weight_bytes=w, activation_bytes=a)
+        return roofline_bound(flops, moved, **rates)
+    if op in ("dispatch", "combine"):
+        payload = c["tokens"] * c["topk"] * c["hidden"] * (1.0 if op == "dispatch" else 2.0)
+        return payload / numbers["bandwidth"]
+    return collective_bound(c["nbytes"], c["ranks"], bandwidth=numbers["bandwidth"], op=op)

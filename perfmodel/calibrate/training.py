@@ -1,0 +1,152 @@
+"""Calibrating a training stack: one or two of its constants from measured optimizer steps [s]."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.optimize import least_squares
+
+from perfmodel.errors import CalibrationError
+from perfmodel.hardware.stack import Stack
+from perfmodel.validate.training import predict_training_cases
+
+CONSTANTS: Mapping[str, tuple[str, float, float, float]] = {
+    "clock_scale": ("clock_scale", 0.7, 3.0, 1.0),
+    "host_kernel_s": ("host_kernel", 0.0, 2e-4, 1e-5),
+    "kernel_gap_s": ("kernel_gap", 0.0, 1e-4, 1e-5),
+    "pointwise_efficiency": ("pointwise_efficiency", 0.1, 1.0, 0.1),
+}
+"""Constants that step times can tell: key in a stack file, lowest and highest value, and a typical change."""
+
+MOST = 2
+"""More constants than that fit better and predict worse (training runs of other models and plans)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FittedStack:
+    """A stack whose constants were fitted.
+
+    Parameters
+    ----------
+    stack : Stack
+        The stack with the fitted values.
+    fitted : tuple of str
+        Which constants.
+    steps : int
+        Measured steps.
+    before_mape, after_mape : float
+        Mean absolute error before and after, in percent.
+    """
+
+    stack: Stack
+    fitted: tuple[str, ...]
+    steps: int
+    before_mape: float
+    after_mape: float
+
+
+def fit_stack(
+    cases: pd.DataFrame, base: Stack, constants: Sequence[str] | None = None, *, profiles: str | None = None
+) -> FittedStack:
+    """Fit constants of a stack to measured steps.
+
+    One step gives `clock_scale`; two that differ in their share of small kernels (in the microbatch, say) give
+    `host_kernel_s` as well.
+
+    Parameters
+    ----------
+    cases : pandas.DataFrame
+        Training cases with measured_step_s.
+    base : Stack
+        Stack to start from; what is not fitted stays.
+    constants : sequence of str, optional
+        Some of `CONSTANTS`, at most `MOST` and at most one per step.
+    profiles : str, optional
+        Directory of profiles that is searched first.
+
+    Returns
+    -------
+    FittedStack
+        The stack, and errors before and after.
+
+    Raises
+    ------
+    CalibrationError
+        If a constant is unknown, there are more of them than steps, or a step cannot be predicted.
+    """
+    measured = cases["measured_step_s"].to_numpy(dtype=np.float64)
+    if not len(measured) or not np.all(np.isfinite(measured) & (measured > 0)):
+        raise CalibrationError("measured_step_s must be a time above zero in every row")
+    names = tuple(constants or ("clock_scale", "host_kernel_s")[: min(len(measured), MOST)])
+    for name in names:
+        if name not in CONSTANTS:
+            raise CalibrationError(f"{name!r} cannot be fitted to step times; choose from {', '.join(CONSTANTS)}")
+    if len(names) > min(MOST, len(measured)):
+        raise CalibrationError(f"{len(measured)} steps give at most {min(MOST, len(measured))} constants, not {len(names)}")
+
+    def predicted(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        stack = dataclasses.replace(base, **dict(zip(names, map(float, values), strict=True)))
+        table = predict_training_cases(cases, stack=stack, profiles=profiles)
+        lost = table[table["step_s"].isna()]
+        if len(lost):
+            raise CalibrationError(f"{lost['id'].iloc[0]} cannot be predicted: {lost['reason'].iloc[0]}")
+        return np.asarray(table["step_s"].to_numpy(dtype=np.float64))
+
+    low, high, scale = (np.array([CONSTANTS[name][i] for name in names], dtype=np.float64) for i in (1, 2, 3))
+    start = np.clip([float(getattr(base, name)) for name in names], low, high)
+    # A host that is never waited for has no slope: begin where it is.
+    start = np.where(start <= low, low + scale, start)
+    before = predicted(np.array([float(getattr(base, name)) for name in names]))
+    found = least_squares(
+        lambda x: np.log(predicted(x * scale) / measured), start / scale, bounds=(low / scale, high / scale), diff_step=1e-3
+    )
+    after = predicted(found.x * scale)
+
+    def error(steps: npt.NDArray[np.float64]) -> float:
+        return float(100.0 * np.mean(np.abs(steps / measured - 1.0)))
+
+    stack = dataclasses.replace(base, **dict(zip(names, map(float, found.x * scale), strict=True)))
+    return FittedStack(stack, names, len(measured), error(before), error(after))
+
+
+def stack_toml(result: FittedStack, source: str) -> str:
+    """Write a fitted stack as the text of a stack file.
+
+    Parameters
+    ----------
+    result : FittedStack
+        The fit.
+    source : str
+        What was measured, for the provenance.
+
+    Returns
+    -------
+    str
+        TOML that `perfmodel.hardware.stack_files.load_stack` reads.
+    """
+    stack = result.stack
+    lines = ["schema_version = 1", 'kind = "stack"', f'name = "{stack.name}, fitted"', f'attention = "{stack.attention}"']
+    lines += [f"{name} = {str(getattr(stack, name)).lower()}" for name in ("dropout", "fused_loss", "hidden_hops")]
+    written = {field: key for field, (key, *_) in CONSTANTS.items()}
+    written |= {name: name for name in ("blend", "forward_kernels", "backward_kernels", "expert_kernels")}
+    written |= {name: name for name in ("gradient_bytes", "wgrad_bytes", "hidden_tp", "hidden_ep", "framework_bytes")}
+    for field, key in written.items():
+        value = getattr(stack, field)
+        unit = "s" if field.endswith("_s") else "B" if field.endswith("_bytes") else ""
+        text = f"{value:.5g}" if field != "framework_bytes" else f"{value:.0f}"
+        shown = f'"{text} {unit}"' if unit else text
+        if field in ("forward_kernels", "backward_kernels", "expert_kernels"):
+            shown = f"{value:.0f}"
+        origin = stack.provenance.get(field, f"default, or the stack {stack.id}")
+        if field in result.fitted:
+            origin = f"fitted to {result.steps} steps of {source}: error {result.before_mape:.1f} % before, "
+            origin += f"{result.after_mape:.1f} % after"
+        lines += ["", f"[{key}]", f"value = {shown}", f'source = "{origin}"'.replace("\n", " ")]
+    if stack.attention_factor:
+        origin = stack.provenance.get("attention_factor", f"the stack {stack.id}")
+        lines += ["", "[attention_factor]", f'source = "{origin}"', "[attention_factor.value]"]
+        lines += [f"{name} = {value:g}" for name, value in stack.attention_factor.items()]
+    return "\n".join(lines) + "\n"

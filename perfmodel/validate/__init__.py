@@ -1,0 +1,1 @@
+"""Validation: scoring predictions against measured cases."""

@@ -1,0 +1,126 @@
+"""Operator predictions for case files: seconds of every case, what they rest on, and the roofline beside."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from perfmodel.arrays import as_floats
+from perfmodel.calibrate.cases import words
+from perfmodel.calibrate.families import FAMILY_OF, GROUP, link_numbers, roofline
+from perfmodel.costs.formats import FORMATS
+from perfmodel.costs.registry import get_formula
+from perfmodel.errors import PerfmodelError
+from perfmodel.estimate.timing import call_form, device_numbers
+from perfmodel.hardware.catalog import load_device, load_system
+from perfmodel.hardware.kernel_files import load_kernel_table
+from perfmodel.hardware.kernels import KernelCalibration
+
+OUTPUT = ("id", "time_s", "roofline_s", "basis", "formula", "kernel", "reason")
+"""Columns of a prediction file."""
+
+
+def predict_operators(cases: pd.DataFrame, profiles: str | None = None) -> pd.DataFrame:
+    """Predict every case of an operator file.
+
+    Parameters
+    ----------
+    cases : pandas.DataFrame
+        Cases with `id`, `op`, `hardware` and the columns of their family; measured columns are not read.
+    profiles : str, optional
+        Directory of profiles that is searched first.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per case in the file's order, columns `OUTPUT`; a case without a number has a reason.
+    """
+    cases = cases.reset_index(drop=True)
+    out = pd.DataFrame(
+        {
+            "id": words(cases, "id") if "id" in cases else cases.index.astype(str),
+            "time_s": np.full(len(cases), np.nan),
+            "roofline_s": np.full(len(cases), np.nan),
+            "basis": "",
+            "formula": "",
+            "kernel": "",
+            "reason": "",
+        }
+    )
+    keys = pd.DataFrame({name: words(cases, name) for name in GROUP})
+    for _, members in keys.groupby(list(GROUP), sort=False):
+        index = members.index
+        group = {name: str(members[name].iloc[0]) for name in GROUP}
+        rows = cases.loc[index]
+        try:
+            predicted = _predict_group(rows, group, profiles)
+        except (PerfmodelError, ValueError) as error:
+            out.loc[index, "reason"] = " ".join(str(error).split())
+            continue
+        for name, values in predicted.items():
+            out.loc[index, name] = values
+    return out[list(OUTPUT)]
+
+
+def _predict_group(rows: pd.DataFrame, group: dict[str, str], profiles: str | None) -> dict[str, Any]:
+    """Columns of the output for cases that one calibration serves."""
+    family = FAMILY_OF.get(group["op"])
+    if family is None:
+        raise PerfmodelError(f"op {group['op']!r} is none of {', '.join(FAMILY_OF)}")
+    missing = [name for name in family.numbers if name not in rows]
+    if missing:
+        raise PerfmodelError(f"column {missing[0]!r} is missing for {group['op']}")
+    device = load_device(group["hardware"], profiles)
+    system = load_system(group["system"] or device.default_system, profiles)
+    format = group["dtype"] or "bf16"
+    if format not in FORMATS:
+        raise PerfmodelError(f"dtype {format!r} is none of {', '.join(FORMATS)}")
+    rows = rows.copy()
+    for name in (*family.numbers, *family.optional):
+        rows[name] = pd.to_numeric(rows[name], errors="coerce") if name in rows else 0.0
+        if name in family.optional:
+            rows[name] = rows[name].fillna(0.0)
+    reasons = np.full(len(rows), "", dtype=object)
+    for name in family.numbers:
+        values = rows[name].to_numpy(dtype=np.float64)
+        wrong = ~(np.isfinite(values) & (values > 0)) & (reasons == "")
+        reasons[wrong] = f"{name} must be a positive number"
+    good = reasons == ""
+    rows.loc[~good, list(family.numbers)] = 1.0  # any valid size: the result of these rows is thrown away
+    latent = group["op"].endswith("mla") and group["kv_dtype"] == "fp8"  # these kernels multiply in 8 bits then
+    numbers: dict[str, Any] = {
+        **device_numbers(device, "fp8" if latent else format),
+        **link_numbers(system),
+        "op": group["op"],
+    }
+    sizes = family.sizes(rows, device)
+    kernels = load_kernel_table(device.id, device.architecture, profiles)
+    calibration = kernels.find(
+        group["op"],
+        "" if group["op"] in ("dispatch", "combine") else format,
+        kv_format=group["kv_dtype"],
+        engine=group["engine"],
+        kernel=group["kernel"] or group["mode"],
+    )
+    bound = roofline(rows, group, family, numbers)
+    if calibration is None:
+        form = get_formula("roofline_time")
+        seconds = as_floats(bound) / form.defaults()["memory_efficiency"] + form.defaults()["launch_s"]
+        described: tuple[str, str, str] = ("datasheet", "roofline_time", "")
+    else:
+        seconds = as_floats(call_form(calibration, sizes, numbers))
+        described = (calibration.basis, calibration.form, _name(calibration))
+    seconds = np.broadcast_to(seconds, (len(rows),))
+    return {
+        "time_s": np.where(good, seconds, np.nan),
+        "roofline_s": np.where(good, bound, np.nan),
+        "basis": described[0],
+        "formula": described[1],
+        "kernel": described[2],
+        "reason": reasons,
+    }
+
+
+def _name(calibration: KernelCalibration) -> str:
+    parts = (calibration.engine, calibration.version, calibration.kernel, calibration.format)
+    return "/".join(part for part in parts if part)

@@ -1,0 +1,148 @@
+"""Serving predictions for case files: TTFT and TPOT of measured deployments, on the same or on separate workers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from perfmodel.api import precision_of, target
+from perfmodel.calibrate.cases import numbers, words
+from perfmodel.errors import PerfmodelError, PlanError
+from perfmodel.estimate.result import BOUNDS, Estimate
+from perfmodel.estimate.serving import Workload, predict_serving
+from perfmodel.estimate.target import Target
+from perfmodel.hardware.catalog import load_device, load_system
+from perfmodel.models.catalog import load_model
+from perfmodel.models.spec import ModelSpec
+from perfmodel.parallel.grid import PlanGrid, plans
+
+WAVES = 10.0
+"""Requests that a benchmark of these case files sends, over its concurrency."""
+
+REQUIRED = ("id", "model", "hardware", "isl", "osl")
+"""Columns that every serving case has."""
+
+OUTPUT = (
+    "id",
+    "ttft_s",
+    "tpot_s",
+    "tokens_per_s",
+    "tokens_per_s_per_gpu",
+    "concurrency",
+    "memory_bytes",
+    "capacity_requests",
+    "bound",
+    "feasible",
+    "reason",
+)
+"""Columns of a prediction file."""
+
+_GROUP = ("model", "hardware", "system", "engine", "precision", "kv", "gpus_per_node")
+
+
+def predict_serving_cases(cases: pd.DataFrame, profiles: str | None = None) -> pd.DataFrame:
+    """Predict every deployment of a case file.
+
+    Parameters
+    ----------
+    cases : pandas.DataFrame
+        Cases with `REQUIRED` columns and either tp, pp, dp, moe_tp, moe_ep and concurrency (one kind of worker) or
+        their prefill_ and decode_ forms (separate workers). Measured columns are not read.
+    profiles : str, optional
+        Directory of profiles that is searched first.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per case in the file's order, columns `OUTPUT`; a case without a number has a reason.
+    """
+    cases = cases.reset_index(drop=True)
+    out = pd.DataFrame(index=cases.index, columns=list(OUTPUT), dtype=object)
+    out["id"] = words(cases, "id")
+    out["reason"] = ""
+    keys = pd.DataFrame({name: words(cases, name) for name in _GROUP})
+    for _, members in keys.groupby(list(_GROUP), sort=False):
+        group = {name: str(members[name].iloc[0]) for name in _GROUP}
+        try:
+            spec, on = load_model(group["model"]), _target(group, profiles)
+            precision_of(spec, group["precision"] or None, group["kv"] or None)
+        except PerfmodelError as error:
+            out.loc[members.index, "reason"] = " ".join(str(error).split())
+            continue
+        rows = cases.loc[members.index]
+        for index, columns in _predict_rows(rows, spec, on, group):
+            for name, values in columns.items():
+                out.loc[index, name] = values
+    for name in ("ttft_s", "tpot_s", "tokens_per_s", "tokens_per_s_per_gpu", "memory_bytes"):
+        out[name] = out[name].astype(float)
+    return out[list(OUTPUT)]
+
+
+def _target(group: Mapping[str, str], profiles: str | None) -> Target:
+    device = load_device(group["hardware"], profiles)
+    system = load_system(group["system"] or device.default_system, profiles)
+    if group["gpus_per_node"]:
+        system = system.with_scale_up(int(float(group["gpus_per_node"])))
+    return target(system, group["engine"] or "neutral", profiles=profiles)
+
+
+def _predict_rows(rows: pd.DataFrame, spec: ModelSpec, on: Target, group: Mapping[str, str]) -> Any:
+    """Predict the valid rows together; the others one by one carry their reason."""
+    good = pd.Series(True, index=rows.index)
+    for i in rows.index:
+        reason = _why_not(rows.loc[[i]])
+        if reason:
+            good[i] = False
+            yield [i], {"reason": reason, "feasible": False}
+    rows = rows[good]
+    if not len(rows):
+        return
+    workload = Workload(numbers(rows, "isl"), numbers(rows, "osl"), waves=WAVES)
+    grid = _grid(rows, spec)
+    precision = precision_of(spec, group["precision"] or None, group["kv"] or None, on)
+    try:
+        estimate = predict_serving(spec, on, grid, workload, precision)
+    except PlanError:
+        # A length that the model does not allow: find the rows that have it.
+        for i in rows.index:
+            one = rows.loc[[i]]
+            try:
+                load = Workload(numbers(one, "isl"), numbers(one, "osl"), waves=WAVES)
+                yield [i], _columns(predict_serving(spec, on, _grid(one, spec), load, precision), one)
+            except PlanError as error:
+                yield [i], {"reason": str(error), "feasible": False}
+        return
+    yield rows.index, _columns(estimate, rows)
+
+
+def _why_not(row: pd.DataFrame) -> str:
+    for name in ("isl", "osl", "tp", "pp", "dp", "concurrency"):
+        if name in row or name in ("isl", "osl"):
+            value = float(numbers(row, name)[0])
+            if not np.isfinite(value) or value < 1 or value != np.floor(value):
+                return f"{name} must be a whole number of at least 1, not {row[name].iloc[0]}"
+    return ""
+
+
+def _grid(rows: pd.DataFrame, spec: ModelSpec) -> PlanGrid:
+    """Plans of the rows; expert columns that are missing or zero fill the stage by width."""
+    knobs: dict[str, Any] = {name: numbers(rows, name, 1.0) for name in ("tp", "pp", "dp", "concurrency")}
+    if spec.is_moe:
+        ranks = knobs["tp"] * knobs["dp"]
+        ep, moe_tp = numbers(rows, "moe_ep", 0.0), numbers(rows, "moe_tp", 0.0)
+        ep = np.where(ep >= 1, ep, np.where(moe_tp >= 1, ranks / np.maximum(moe_tp, 1.0), 1.0))
+        knobs |= {"ep": ep, "moe_tp": np.maximum(ranks / ep, 1.0)}
+    return plans(**knobs)
+
+
+def _columns(estimate: Estimate, rows: pd.DataFrame) -> dict[str, Any]:
+    """Columns of the output for the rows of one call."""
+    reasons = [estimate.verdicts.reason(i) for i in range(len(rows))]
+    return {
+        **{name: estimate[name] for name in OUTPUT if name in estimate.columns and name != "bound"},
+        "concurrency": numbers(rows, "concurrency", 1.0),
+        "bound": [BOUNDS[int(value)] for value in estimate["bound"]],
+        "feasible": estimate.feasible,
+        "reason": reasons,
+    }
