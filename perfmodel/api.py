@@ -5,13 +5,13 @@ from typing import Any
 
 from perfmodel.costs.formats import get_format
 from perfmodel.errors import PlanError
+from perfmodel.estimate.kernel_checks import load_kernels
 from perfmodel.estimate.result import Estimate
 from perfmodel.estimate.serving import Workload, predict_serving
 from perfmodel.estimate.target import Target
 from perfmodel.hardware.catalog import load_system
 from perfmodel.hardware.engine_files import load_engine
 from perfmodel.hardware.fabric import System
-from perfmodel.hardware.kernel_files import load_kernel_table
 from perfmodel.layers.precision import Precision
 from perfmodel.models.catalog import checkpoint_precision, load_model
 from perfmodel.models.spec import ModelSpec
@@ -54,6 +54,8 @@ def target(system: System | str, engine: str = "neutral", *, profiles: str | Non
     ------
     UnknownNameError
         If a name is in no catalogue.
+    ProfileError
+        If a file is broken, or a calibration does not fit the formula that it names.
 
     Examples
     --------
@@ -61,7 +63,7 @@ def target(system: System | str, engine: str = "neutral", *, profiles: str | Non
     'h100-sxm'
     """
     loaded = load_system(system, profiles) if isinstance(system, str) else system
-    kernels = load_kernel_table(loaded.device.id, loaded.device.architecture, profiles)
+    kernels = load_kernels(loaded.device.id, loaded.device.architecture, profiles)
     return Target(loaded, kernels, load_engine(engine, profiles))
 
 
@@ -101,7 +103,8 @@ def precision_of(
     elif weights not in PRECISIONS:
         raise PlanError(f"unknown precision {weights!r}; choose from {', '.join(PRECISIONS)}")
     else:
-        chosen = checkpoint_precision(model, {"int4": "int4_wo"}.get(weights, weights))
+        per_tensor = on is not None and on.engine.own_quantiser
+        chosen = checkpoint_precision(model, {"int4": "int4_wo"}.get(weights, weights), per_tensor=per_tensor)
     if kv is None and on is not None and {"all", on.device.architecture} & set(on.engine.small_cache):
         widest = chosen.experts if model.is_moe else chosen.linear
         kv = "fp8" if get_format(widest).peak in ("fp8", "fp4") else None

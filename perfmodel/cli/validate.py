@@ -35,18 +35,46 @@ def operators(
     _deliver_table(error_table(scored, columns, "time_s", "measured_s", beside="roofline"), format, output)
 
 
+@app.command("serving")
+def serving(
+    cases: Cases,
+    by: Annotated[str, typer.Option(help="Columns to group by, separated by commas.")] = "engine,hardware",
+    format: Annotated[Format, typer.Option(help="How to write the result.")] = Format.table,
+    output: options.Output = None,
+    profiles: options.Profiles = None,
+) -> None:
+    """Errors of TTFT and TPOT of measured deployments by engine and device."""
+    from perfmodel.calibrate.cases import read_cases
+    from perfmodel.validate.scores import error_table
+    from perfmodel.validate.serving import REQUIRED, predict_serving_cases
+
+    frame = read_cases(cases, (*REQUIRED, "measured_ttft_s", "measured_tpot_s"))
+    predicted = predict_serving_cases(frame, profiles)
+    scored = frame.assign(**{name: predicted[name] for name in ("ttft_s", "tpot_s")})
+    tables = []
+    for metric in ("ttft", "tpot"):
+        table = error_table(scored, by.split(","), f"{metric}_s", f"measured_{metric}_s")
+        table.insert(1, "metric", metric)
+        tables.append(table)
+    rows = [row for pair in zip(*(table.to_dict("records") for table in tables), strict=True) for row in pair]
+    _deliver_rows(rows, list(tables[0].columns), format, output)
+
+
 def _deliver_table(table: "pd.DataFrame", format: Format, output: Path | None) -> None:  # type: ignore[name-defined] # noqa: F821
+    _deliver_rows(table.to_dict("records"), [str(name) for name in table.columns], format, output)
+
+
+def _deliver_rows(rows: list[dict[str, object]], columns: list[str], format: Format, output: Path | None) -> None:
     from perfmodel.reports.export import to_csv, to_json
     from perfmodel.reports.tables import plain_table
 
-    rows = table.to_dict("records")
     if format is Format.json:
         options.deliver(to_json({"errors_percent": rows}), output)
     elif format is Format.csv:
-        options.deliver(to_csv(rows, list(table.columns)), output)
+        options.deliver(to_csv(rows, columns), output)
     else:
-        cells = [[_cell(name, row[name]) for name in table.columns] for row in rows]
-        options.deliver(plain_table([str(name) for name in table.columns], cells), output)
+        cells = [[_cell(name, row[name]) for name in columns] for row in rows]
+        options.deliver(plain_table(columns, cells), output)
 
 
 def _cell(name: str, value: object) -> str:

@@ -172,3 +172,48 @@ def slot_wait(requests: Floats, places: Floats, hold_s: Floats) -> Floats:
     (10.0, 0.0)
     """
     return np.maximum(as_floats(requests) / places - 1.0, 0.0) * as_floats(hold_s)
+
+
+@formula(
+    name="pool_limited_ttft",
+    quantity="time",
+    equation=r"\mathrm{TTFT} = \max\left(t_1,\ \frac{N}{\mu} - (o - 1)\,\mathrm{TPOT}\right)",
+    source="Asymptotic bounds of a closed queueing network: Denning, Buzen 1978, ACM Computing Surveys 10(3)",
+)
+def pool_limited_ttft(
+    started_s: Floats, token_s: Floats, output_tokens: Floats, requests: Floats, prefill_rate: Floats
+) -> Floats:
+    r"""Mean time to first token where a pool of prefill workers may be the bottleneck of a closed loop.
+
+    .. math:: \mathrm{TTFT} = \max\left(t_1,\ \frac{N}{\mu} - (o - 1)\,\mathrm{TPOT}\right)
+
+    Parameters
+    ----------
+    started_s : float or array
+        Time t_1 to the first token where no queue lasts [s].
+    token_s : float or array
+        Time per output token [s].
+    output_tokens : float or array
+        Output tokens o of a request.
+    requests : float or array
+        Requests N in flight on the whole deployment.
+    prefill_rate : float or array
+        Prompts per second mu that all prefill workers finish [1/s].
+
+    Returns
+    -------
+    float or array
+        Time to first token [s].
+
+    References
+    ----------
+    Denning, Buzen 1978, The operational analysis of queueing network models: the cycle of a closed loop is at least
+    N over the rate of its bottleneck.
+
+    Examples
+    --------
+    >>> float(pool_limited_ttft(0.5, 0.01, 1001, 100, 20)), float(pool_limited_ttft(0.5, 0.01, 1001, 400, 20))
+    (0.5, 10.0)
+    """
+    waiting = as_floats(requests) / prefill_rate - (as_floats(output_tokens) - 1.0) * token_s
+    return np.maximum(as_floats(started_s), waiting)

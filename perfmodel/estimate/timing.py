@@ -28,6 +28,11 @@ deployments are predicted best (0, 0.8 and 1.2 were tried on all of them).
 """
 
 
+LEVELLED_RANKS = 16.0
+"""Expert-parallel ranks from which deployments level the load with redundant experts (DeepSeek-V3, arXiv:2412.19437,
+section 3.4; EPLB in SGLang, TensorRT-LLM and vLLM)."""
+
+
 @dataclass(frozen=True, slots=True)
 class OperatorTime:
     """Time of one operator over all plans, and what it rests on.
@@ -148,7 +153,7 @@ def _sizes(op: Gemm | Attention | Experts | Pass) -> dict[str, Any]:
             "expert_ranks": op.ep,
             "tensor_ranks": op.moe_tp,
             "gated": op.gated,
-            "skew": ROUTING_SKEW,
+            "skew": np.where(as_floats(op.ep) >= LEVELLED_RANKS, 0.0, ROUTING_SKEW),
         }
     if isinstance(op, Attention):
         return {

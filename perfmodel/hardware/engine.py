@@ -19,6 +19,8 @@ class Engine:
         Share of device memory that weights, activations and cache may fill [1].
     reserved_output : float
         Share of a request's output tokens for which cache is set aside when it is admitted [1].
+    own_quantiser : bool
+        Whether its 8-bit checkpoints come from its own quantiser, scales per tensor, and not from the publisher.
     fraction_of_free : bool
         Whether `memory_fraction` is a share of what weights and working memory leave, and not of the whole.
     small_cache : tuple of str
@@ -52,6 +54,7 @@ class Engine:
     kernels: str = ""
     memory_fraction: float = 0.9
     reserved_output: float = 1.0
+    own_quantiser: bool = False
     fraction_of_free: bool = False
     small_cache: tuple[str, ...] = ()
     framework_bytes: float = 1.5e9

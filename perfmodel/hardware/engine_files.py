@@ -44,6 +44,7 @@ class _EngineFile(BaseModel):
     kernels: str = ""
     memory_fraction: _Value
     reserved_output: _Value
+    own_quantiser: _Flag = _Flag(value=False, source="default")
     fraction_of_free: _Flag = _Flag(value=False, source="default")
     small_cache: _Names
     framework_bytes: _Value
@@ -154,6 +155,7 @@ def load_engine(name: str, profiles: str | os.PathLike[str] | None = None) -> En
         kernels=parsed.kernels,
         memory_fraction=numbers["memory_fraction"],
         reserved_output=numbers["reserved_output"],
+        own_quantiser=parsed.own_quantiser.value,
         fraction_of_free=parsed.fraction_of_free.value,
         small_cache=parsed.small_cache.value,
         framework_bytes=numbers["framework_bytes"],

@@ -174,7 +174,7 @@ def _checkpoint(spec: ModelSpec, kind: str, name: str) -> Precision:
     return checkpoint_precision(spec, kind)
 
 
-def checkpoint_precision(spec: ModelSpec, weights: str) -> Precision:
+def checkpoint_precision(spec: ModelSpec, weights: str, *, per_tensor: bool = False) -> Precision:
     """Formats of a checkpoint of a model in a weight format, as publishers quantise.
 
     Where the model itself comes in 8 bits, "fp8" is its own recipe. 4-bit float checkpoints of latent-attention
@@ -187,6 +187,8 @@ def checkpoint_precision(spec: ModelSpec, weights: str) -> Precision:
         Model.
     weights : str
         Weight format.
+    per_tensor : bool
+        Whether "fp8" means scales per tensor even where the publisher's own 8-bit checkpoints scale by blocks.
 
     Returns
     -------
@@ -201,6 +203,8 @@ def checkpoint_precision(spec: ModelSpec, weights: str) -> Precision:
     own = spec.weights.experts if spec.is_moe else spec.weights.linear
     if weights == "fp8" and own in ("fp8", "fp8_block"):
         return spec.weights
+    if weights == "fp8" and not per_tensor and spec.id.split("/")[0].lower() in _BLOCKWISE:
+        return Precision.uniform("fp8_block")
     if weights == "mxfp4":
         return Precision(experts="w4a16_mxfp4") if spec.is_moe else Precision.uniform("w4a16_mxfp4")
     if weights == "nvfp4":

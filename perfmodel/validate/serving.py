@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 
 from perfmodel.api import precision_of, target
+from perfmodel.arrays import as_floats
 from perfmodel.calibrate.cases import numbers, words
 from perfmodel.errors import PerfmodelError, PlanError
+from perfmodel.estimate.disaggregated import Pool, predict_disaggregated
 from perfmodel.estimate.result import BOUNDS, Estimate
 from perfmodel.estimate.serving import Workload, predict_serving
 from perfmodel.estimate.target import Target
@@ -71,9 +73,12 @@ def predict_serving_cases(cases: pd.DataFrame, profiles: str | None = None) -> p
             out.loc[members.index, "reason"] = " ".join(str(error).split())
             continue
         rows = cases.loc[members.index]
-        for index, columns in _predict_rows(rows, spec, on, group):
-            for name, values in columns.items():
-                out.loc[index, name] = values
+        separate = rows["prefill_num_workers"].notna() if "prefill_num_workers" in rows else rows["isl"] != rows["isl"]
+        parts = ((rows[~separate], _predict_rows), (rows[separate], _predict_separate))
+        for part, predict in parts:
+            for index, columns in predict(part, spec, on, group) if len(part) else ():
+                for name, values in columns.items():
+                    out.loc[index, name] = values
     for name in ("ttft_s", "tpot_s", "tokens_per_s", "tokens_per_s_per_gpu", "memory_bytes"):
         out[name] = out[name].astype(float)
     return out[list(OUTPUT)]
@@ -116,8 +121,53 @@ def _predict_rows(rows: pd.DataFrame, spec: ModelSpec, on: Target, group: Mappin
     yield rows.index, _columns(estimate, rows)
 
 
-def _why_not(row: pd.DataFrame) -> str:
-    for name in ("isl", "osl", "tp", "pp", "dp", "concurrency"):
+def _predict_separate(rows: pd.DataFrame, spec: ModelSpec, on: Target, group: Mapping[str, str]) -> Any:
+    """Predict deployments with separate prefill and decode workers; a concurrency of 0 fills every decode place."""
+    good = pd.Series(True, index=rows.index)
+    names = [f"{phase}_{knob}" for phase in ("prefill", "decode") for knob in ("num_workers", "tp_size", "batch_size")]
+    for i in rows.index:
+        reason = _why_not(rows.loc[[i]], ("isl", "osl", *names))
+        if reason:
+            good[i] = False
+            yield [i], {"reason": reason, "feasible": False}
+    rows = rows[good]
+    if not len(rows):
+        return
+    pools = {}
+    for phase in ("prefill", "decode"):
+        columns = {
+            f"{phase}_tp_size": "tp",
+            f"{phase}_pp_size": "pp",
+            f"{phase}_attention_dp_size": "dp",
+            f"{phase}_moe_tp_size": "moe_tp",
+            f"{phase}_moe_ep_size": "moe_ep",
+        }
+        renamed = rows[[name for name in columns if name in rows]].rename(columns=columns)
+        grid = _grid(renamed.assign(concurrency=1.0), spec)
+        pools[phase] = Pool(on, grid, numbers(rows, f"{phase}_num_workers"), numbers(rows, f"{phase}_batch_size"))
+    load = numbers(rows, "concurrency", 0.0)
+    load = np.where(load >= 1, load, pools["decode"].ranks * pools["decode"].batch)
+    workload = Workload(numbers(rows, "isl"), numbers(rows, "osl"), waves=WAVES)
+    precision = precision_of(spec, group["precision"] or None, group["kv"] or None, on)
+    result = predict_disaggregated(spec, pools["prefill"], pools["decode"], workload, precision, load)
+    size = (len(rows),)
+    tokens = as_floats(result.requests_per_s) * numbers(rows, "osl")
+    yield (
+        rows.index,
+        {
+            "ttft_s": np.broadcast_to(result.ttft_s, size),
+            "tpot_s": np.broadcast_to(result.tpot_s, size),
+            "tokens_per_s": np.broadcast_to(tokens, size),
+            "tokens_per_s_per_gpu": np.broadcast_to(tokens / result.devices, size),
+            "concurrency": load,
+            "capacity_requests": np.broadcast_to(result.capacity_requests, size),
+            "feasible": True,
+        },
+    )
+
+
+def _why_not(row: pd.DataFrame, names: tuple[str, ...] = ("isl", "osl", "tp", "pp", "dp", "concurrency")) -> str:
+    for name in names:
         if name in row or name in ("isl", "osl"):
             value = float(numbers(row, name)[0])
             if not np.isfinite(value) or value < 1 or value != np.floor(value):
@@ -127,7 +177,9 @@ def _why_not(row: pd.DataFrame) -> str:
 
 def _grid(rows: pd.DataFrame, spec: ModelSpec) -> PlanGrid:
     """Plans of the rows; expert columns that are missing or zero fill the stage by width."""
-    knobs: dict[str, Any] = {name: numbers(rows, name, 1.0) for name in ("tp", "pp", "dp", "concurrency")}
+    knobs: dict[str, Any] = {
+        name: np.maximum(numbers(rows, name, 1.0), 1.0) for name in ("tp", "pp", "dp", "concurrency")
+    }
     if spec.is_moe:
         ranks = knobs["tp"] * knobs["dp"]
         ep, moe_tp = numbers(rows, "moe_ep", 0.0), numbers(rows, "moe_tp", 0.0)

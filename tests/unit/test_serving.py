@@ -1,0 +1,180 @@
+"""The serving model: laws of its parts, limits of memory, engines, separate workers, case files."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import perfmodel as pm
+from perfmodel.api import precision_of
+from perfmodel.costs.serving import (
+    closed_loop_wait,
+    first_wave_wait,
+    interleaved_tpot,
+    pool_limited_ttft,
+    slot_wait,
+)
+from perfmodel.errors import PlanError
+from perfmodel.estimate.disaggregated import Pool, predict_disaggregated
+from perfmodel.estimate.serving import Workload, predict_serving
+from perfmodel.validate.serving import predict_serving_cases
+
+MODEL = pm.load_model("meta-llama/Llama-3.1-70B-Instruct")
+TARGET = pm.target("hgx-h100", "vllm")
+times = st.floats(1e-4, 10.0)
+counts = st.integers(1, 2000)
+
+
+def predict(grid, workload, target=TARGET, model=MODEL, precision=None):
+    return predict_serving(model, target, grid, workload, precision or precision_of(model, None, None, target))
+
+
+@given(decode=times, prefill=times, n=counts, more=counts, osl=counts)
+def test_interference_grows_with_requests_and_vanishes_for_one(decode, prefill, n, more, osl):
+    assert interleaved_tpot(decode, prefill, 1, osl) == decode
+    assert interleaved_tpot(decode, prefill, n + more, osl) >= interleaved_tpot(decode, prefill, n, osl) >= decode
+
+
+@given(prefill=times, n=counts, cycle=times)
+def test_nobody_waits_for_more_than_everybody_else(prefill, n, cycle):
+    wait = closed_loop_wait(prefill, n, cycle)
+    assert 0.0 <= wait <= (n - 1) * prefill + 1e-12
+    assert closed_loop_wait(prefill, 1, cycle) == 0.0
+
+
+@given(prefill=times, n=counts, waves=st.floats(1.0, 1e6), lockstep=st.floats(0.0, 1.0))
+def test_the_first_wave_is_between_never_and_always(prefill, n, waves, lockstep):
+    wait = first_wave_wait(prefill, n, waves, lockstep=lockstep)
+    assert first_wave_wait(prefill, n, np.inf) == 0.0
+    assert 0.0 <= wait <= n / 2 * prefill * (1 + 1e-12)
+
+
+@given(requests=counts, places=counts, hold=times)
+def test_requests_wait_only_where_places_are_fewer(requests, places, hold):
+    wait = slot_wait(requests, places, hold)
+    assert (wait == 0.0) == (requests <= places)
+    # Little's law: the waiting requests leave at the rate at which places become free.
+    assert wait * places / hold == pytest.approx(max(requests - places, 0), abs=1e-9)
+
+
+@given(start=times, token=st.floats(1e-4, 0.2), osl=counts, n=counts, rate=st.floats(0.1, 1e4))
+def test_no_loop_is_faster_than_its_bottleneck(start, token, osl, n, rate):
+    ttft = pool_limited_ttft(start, token, osl, n, rate)
+    assert ttft >= start
+    assert n / (ttft + osl * token) <= rate * (1 + 1e-9)
+
+
+def test_a_full_cache_makes_requests_wait_and_keeps_the_rate():
+    estimate = predict(pm.plans(tp=4, concurrency=[20, 2000]), Workload(4000.0, 1000.0))
+    room = estimate["capacity_requests"][1]
+    assert 20 < room < 2000
+    at_room = predict(pm.plans(tp=4, concurrency=int(room)), Workload(4000.0, 1000.0))
+    assert estimate["ttft_s"][1] > 10 * at_room["ttft_s"][0]
+    assert estimate["tpot_s"][1] == pytest.approx(at_room["tpot_s"][0], rel=1e-9)
+    assert estimate["tokens_per_s"][1] == pytest.approx(at_room["tokens_per_s"][0], rel=0.05)
+    assert estimate.row(1)["bound"] == "capacity"
+
+
+def test_a_benchmark_of_few_waves_waits_longer_for_its_first_token():
+    grid = pm.plans(tp=8, concurrency=64)
+    steady, burst = (predict(grid, Workload(2000.0, 500.0, waves=w)) for w in (np.inf, 10.0))
+    assert burst["ttft_s"][0] > steady["ttft_s"][0]
+    assert burst["tpot_s"][0] == steady["tpot_s"][0]
+
+
+@pytest.mark.parametrize("engine", ["neutral", "trtllm", "vllm", "sglang"])
+def test_every_engine_answers_and_its_constants_matter(engine):
+    target = pm.target("hgx-h100", engine)
+    grid = pm.plans(tp=8, concurrency=32)
+    bare = dataclasses.replace(
+        target, engine=dataclasses.replace(target.engine, prefill_layer_s=0.0, stream_steps=0.0, lockstep=0.0)
+    )
+    with_host, without = (predict(grid, Workload(1000.0, 200.0), t) for t in (target, bare))
+    assert np.isfinite(with_host["ttft_s"][0])
+    assert with_host["ttft_s"][0] > without["ttft_s"][0]
+
+
+def test_trtllm_takes_an_8_bit_cache_with_8_bit_weights_and_vllm_on_hopper_does_not():
+    kv = {e: precision_of(MODEL, "fp8", None, pm.target("hgx-h100", e)).kv for e in ("trtllm", "vllm")}
+    assert kv == {"trtllm": "fp8", "vllm": "bf16"}
+    assert precision_of(MODEL, "fp8", "bf16", pm.target("hgx-h100", "trtllm")).kv == "bf16"
+
+
+@pytest.mark.parametrize(("isl", "osl", "waves"), [(0, 1, 10), (1, 0.5, 10), (np.nan, 1, 10), (8, 8, 0.5)])
+def test_workloads_that_cannot_be(isl, osl, waves):
+    with pytest.raises(PlanError):
+        Workload(isl, osl, waves=waves)
+
+
+def pools(prefill_workers, decode_workers):
+    grid = pm.plans(tp=4)
+    many = np.array([float(prefill_workers)]), np.array([float(decode_workers)])
+    return (Pool(TARGET, grid, n, np.array([512.0])) for n in many)
+
+
+def test_separate_workers_free_decoding_from_prompts():
+    workload = Workload(4000.0, 500.0)
+    prefill, decode = pools(1, 1)
+    apart = predict_disaggregated(MODEL, prefill, decode, workload, MODEL.weights, np.array([32.0]))
+    together = predict(pm.plans(tp=4, concurrency=32), workload, precision=MODEL.weights)
+    assert apart.tpot_s[0] < together["tpot_s"][0]
+    assert apart.transfer_s > 0
+
+
+def test_more_prefill_workers_help_until_decoding_binds():
+    workload = Workload(8000.0, 100.0)
+    rates = []
+    for workers in (1, 2, 4, 8):
+        prefill, decode = pools(workers, 2)
+        result = predict_disaggregated(MODEL, prefill, decode, workload, MODEL.weights, np.array([64.0]))
+        rates.append(float(result.requests_per_s[0]))
+        assert rates[-1] <= float(result.prefill_rate[0]) * (1 + 1e-9)
+    assert np.all(np.diff(rates) >= -1e-9)
+    assert rates[1] == pytest.approx(2 * rates[0], rel=0.02)
+
+
+ROW = {"id": "a", "model": MODEL.id, "hardware": "h100-sxm", "engine": "vllm", "precision": "fp8", "isl": 1024, "osl": 128,
+       "tp": 4, "pp": 1, "dp": 1, "moe_tp": 1, "moe_ep": 1, "concurrency": 16}  # fmt: skip
+
+
+def test_bad_rows_carry_a_reason_and_lose_no_other():
+    changes = [{}, {"model": "llama-9"}, {"engine": "vlm"}, {"tp": 7}, {"isl": -5}, {"osl": 1e6}, {"precision": "fp9"},
+               {"hardware": "h1000"}, {"concurrency": 0}]  # fmt: skip
+    cases = pd.DataFrame([ROW | change | {"id": str(i)} for i, change in enumerate(changes)])
+    table = predict_serving_cases(cases)
+    assert table["id"].tolist() == [str(i) for i in range(len(changes))]
+    assert table["tpot_s"].notna().tolist() == [True] + [False] * (len(changes) - 1)
+    expected = ["", "unknown model", "Did you mean 'vllm'", "tp=7 does not divide", "isl must be", "exceeds the 131072",
+                "unknown precision", "unknown device", "concurrency must be"]  # fmt: skip
+    for reason, text in zip(table["reason"], expected, strict=True):
+        assert text in reason
+
+
+def test_rows_are_predicted_together_as_they_are_alone():
+    cases = pd.DataFrame(
+        [ROW | {"id": str(i), "tp": tp, "concurrency": c} for i, (tp, c) in enumerate([(2, 4), (8, 64)])]
+    )
+    whole = predict_serving_cases(cases)
+    for i in range(2):
+        alone = predict_serving_cases(cases.iloc[[i]])
+        assert whole["ttft_s"][i] == pytest.approx(alone["ttft_s"][0], rel=1e-12)
+    measured = predict_serving_cases(cases.assign(measured_ttft_s=1.0, measured_tpot_s=2.0))
+    pd.testing.assert_frame_equal(whole, measured)
+
+
+def test_measured_deployments_are_predicted_within_the_stated_errors(cases_dir):
+    """Aggregated: the scores that docs/accuracy states; a change that loses them must say so."""
+    cases = pd.read_csv(cases_dir / "serving" / "serving_agg.csv", dtype={"engine_version": str})
+    table = predict_serving_cases(cases)
+    assert table["tpot_s"].notna().all()
+    tpot = (table["tpot_s"] / cases["measured_tpot_s"] - 1).abs()
+    ttft = (table["ttft_s"] / cases["measured_ttft_s"] - 1).abs()
+    assert tpot.mean() < 0.18
+    assert tpot.median() < 0.12
+    assert ttft.mean() < 0.35
+    assert ttft.median() < 0.26
+    full = cases["concurrency"] > table["capacity_requests"].astype(float)
+    assert full.mean() < 0.1
