@@ -175,6 +175,7 @@ def rank(
     precision: str | None = None,
     kv: str | None = None,
     engine: str = "neutral",
+    load: Mapping[str, float] | None = None,
     **chosen: Any,
 ) -> Ranking:
     """Rank every split of a number of devices for serving.
@@ -199,6 +200,8 @@ def rank(
         KV-cache format.
     engine : str
         Engine profile, where `system` is not a `Target`.
+    load : mapping, optional
+        Further fields of the `Workload`: prefix_hit, draft_tokens, acceptance, draft_cost, waves.
     **chosen
         Knobs held at one value: tp, pp, dp, ep, moe_tp, concurrency.
 
@@ -229,7 +232,7 @@ def rank(
         spec,
         on,
         gpus,
-        Workload(_tokens(isl), _tokens(osl)),
+        Workload(_tokens(isl), _tokens(osl), **(load or {})),  # type: ignore[arg-type]
         precision_of(spec, precision, kv, on),
         Limits(**seconds, rate=rate),
         chosen={k: int(v) for k, v in chosen.items() if v is not None},

@@ -23,6 +23,11 @@ def serving(
     precision: options.Precision = None,
     kv: options.KvFormat = None,
     engine: options.EngineName = "neutral",
+    prefix_hit: Annotated[float, typer.Option(help="Share of the input tokens found in the prefix cache.")] = 0.0,
+    draft_tokens: Annotated[int, typer.Option(help="Tokens drafted per decode step (MTP, speculative decoding).")] = 0,
+    acceptance: Annotated[float, typer.Option(help="Probability that a drafted token is accepted.")] = 0.7,
+    draft_cost: Annotated[float, typer.Option(help="Time to draft a token, over a plain decode step.")] = 0.0,
+    pareto: Annotated[bool, typer.Option("--pareto", help="Show the front of TPOT against rate per GPU.")] = False,
     tp: Annotated[int | None, typer.Option(help="Hold tensor parallelism at one value.")] = None,
     pp: Annotated[int | None, typer.Option(help="Hold pipeline parallelism at one value.")] = None,
     dp: Annotated[int | None, typer.Option(help="Hold attention data parallelism at one value.")] = None,
@@ -51,12 +56,20 @@ def serving(
         rate=rate,
         precision=precision,
         kv=kv,
+        load={
+            "prefix_hit": prefix_hit,
+            "draft_tokens": draft_tokens,
+            "acceptance": acceptance,
+            "draft_cost": draft_cost,
+        },
         tp=tp,
         pp=pp,
         dp=dp,
         ep=ep,
         concurrency=concurrency,
     )
+    if pareto:
+        ranking = ranking.front()
     if format is Format.json:
         options.deliver(to_json(report.document(ranking, top)), output)
     elif format is Format.csv:

@@ -217,3 +217,42 @@ def pool_limited_ttft(
     """
     waiting = as_floats(requests) / prefill_rate - (as_floats(output_tokens) - 1.0) * token_s
     return np.maximum(as_floats(started_s), waiting)
+
+
+@formula(
+    name="speculated_tokens",
+    quantity="count",
+    equation=r"E = \frac{1 - a^{\gamma + 1}}{1 - a}",
+    source="Leviathan, Kalman, Matias 2023 (arXiv:2211.17192), equation 1",
+    valid={"draft_tokens": (0.0, 16.0), "acceptance": (0.0, 1.0)},
+)
+def speculated_tokens(draft_tokens: Floats, acceptance: Floats) -> Floats:
+    r"""Expected tokens of one decode step that verifies a draft.
+
+    .. math:: E = \frac{1 - a^{\gamma + 1}}{1 - a}
+
+    Parameters
+    ----------
+    draft_tokens : float or array
+        Tokens gamma that are drafted per step; 0 for plain decoding.
+    acceptance : float or array
+        Probability a that a drafted token is accepted, given that those before it were.
+
+    Returns
+    -------
+    float or array
+        Tokens per step, between 1 and gamma + 1.
+
+    References
+    ----------
+    Leviathan, Kalman, Matias 2023 (arXiv:2211.17192), equation 1: acceptances are independent and alike.
+
+    Examples
+    --------
+    >>> float(speculated_tokens(1, 0.7)), float(speculated_tokens(0, 0.7)), float(speculated_tokens(3, 1.0))
+    (1.7, 1.0, 4.0)
+    """
+    gamma, a = as_floats(draft_tokens), as_floats(acceptance)
+    certain = a >= 1.0
+    safe = np.where(certain, 0.5, a)
+    return np.where(certain, gamma + 1.0, (1.0 - safe ** (gamma + 1.0)) / (1.0 - safe))[()]

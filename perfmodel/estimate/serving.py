@@ -6,7 +6,13 @@ import numpy as np
 import numpy.typing as npt
 
 from perfmodel.arrays import Floats, as_floats
-from perfmodel.costs.serving import closed_loop_wait, first_wave_wait, interleaved_tpot, slot_wait
+from perfmodel.costs.serving import (
+    closed_loop_wait,
+    first_wave_wait,
+    interleaved_tpot,
+    slot_wait,
+    speculated_tokens,
+)
 from perfmodel.errors import PlanError
 from perfmodel.estimate.footprint import Footprint, serving_footprint
 from perfmodel.estimate.result import BOUNDS, Estimate
@@ -37,11 +43,23 @@ class Workload:
     waves : float
         How many times its concurrency a closed loop sends in all, the first wave at once; infinite for a load that
         has run for long.
+    prefix_hit : float
+        Share of the input tokens whose cache is found and not computed again [1].
+    draft_tokens : int
+        Tokens that are drafted per decode step and verified together; 0 for plain decoding.
+    acceptance : float
+        Probability that a drafted token is accepted, given that those before it were [1].
+    draft_cost : float
+        Time to draft one token over the time of a plain decode step [1].
     """
 
     isl: Floats
     osl: Floats
     waves: float = np.inf
+    prefix_hit: float = 0.0
+    draft_tokens: int = 0
+    acceptance: float = 0.7
+    draft_cost: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("isl", "osl"):
@@ -51,6 +69,14 @@ class Workload:
                 raise PlanError(f"{name} must be a whole number of tokens, at least 1, not {value[wrong].ravel()[0]:g}")
         if not self.waves >= 1:
             raise PlanError(f"waves must be at least 1, not {self.waves:g}")
+        for name, top in (("prefix_hit", 1.0), ("acceptance", 1.0), ("draft_cost", np.inf), ("draft_tokens", 16)):
+            if not 0 <= getattr(self, name) <= top:
+                raise PlanError(f"{name} must lie between 0 and {top:g}, not {getattr(self, name):g}")
+
+    @property
+    def new_tokens(self) -> Floats:
+        """Input tokens that are computed: those whose cache is not found, at least the last."""
+        return np.maximum(np.ceil(as_floats(self.isl) * (1.0 - self.prefix_hit)), 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +133,7 @@ def serving_steps(
         Decode, prefill and memory.
     """
     isl = as_floats(workload.isl)
+    fresh = as_floats(workload.new_tokens)
     budget = target.engine.step_tokens
     footprint = serving_footprint(
         model,
@@ -115,7 +142,7 @@ def serving_steps(
         precision,
         context=isl + target.engine.reserved_output * as_floats(workload.osl),
         requests=np.ceil(grid.concurrency / grid.dp),
-        step_tokens=np.minimum(isl, budget),
+        step_tokens=np.minimum(fresh, budget),
     )
     running = running_requests(grid, footprint)
     # With pipeline stages the requests of a rank form one microbatch per stage, all stages busy at once.
@@ -123,16 +150,21 @@ def serving_steps(
         model,
         target,
         grid,
-        Step(np.ceil(running / grid.pp), as_floats(1.0), isl + as_floats(workload.osl) / 2.0, decode=True),
+        Step(
+            np.ceil(running / grid.pp),
+            as_floats(workload.draft_tokens + 1.0),
+            isl + as_floats(workload.osl) / 2.0,
+            decode=True,
+        ),
         precision,
         keep_lines=keep_lines,
     )
     alone = step_time(
-        model, target, grid, Step(as_floats(1.0), isl, isl, decode=False), precision, keep_lines=keep_lines
+        model, target, grid, Step(as_floats(1.0), fresh, isl, decode=False), precision, keep_lines=keep_lines
     )
     # Prompts that wait together share a step, and so the reading of the weights and the launches.
-    together = np.clip(np.floor(budget / isl), 1.0, MOST_PROMPTS)
-    shared = step_time(model, target, grid, Step(together, isl, isl, decode=False), precision)
+    together = np.clip(np.floor(budget / fresh), 1.0, MOST_PROMPTS)
+    shared = step_time(model, target, grid, Step(together, fresh, isl, decode=False), precision)
     return ServingSteps(decode, alone, as_floats(shared.seconds) / together, footprint)
 
 
@@ -196,7 +228,9 @@ def predict_serving(
     per_rank = np.ceil(grid.concurrency / grid.dp)
     running = running_requests(grid, steps.footprint)
     longest = stage_imbalance(model.layers, grid.pp)
-    decode_s = as_floats(steps.decode.seconds) * longest
+    drafting = 1.0 + workload.draft_tokens * workload.draft_cost
+    decode_s = as_floats(steps.decode.seconds) * longest * drafting
+    decode_s = decode_s / speculated_tokens(workload.draft_tokens, workload.acceptance)
     prefill_s = as_floats(steps.prefill.seconds)
     # A prompt occupies each stage for its share of the layers, so prompts of a pipeline overlap.
     occupied_s = engine.interference * as_floats(steps.marginal_s) / grid.pp * longest

@@ -17,6 +17,7 @@ from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import KNOBS, PlanGrid, concurrency_ladder, plans, serving_splits
 from perfmodel.parallel.rules import Rule, judge
+from perfmodel.ranking.pareto import pareto_front
 from perfmodel.units import format_size, format_time
 
 _MOST_REQUESTS = 8192
@@ -81,6 +82,40 @@ class Ranking:
 
     def __len__(self) -> int:
         return len(self.order)
+
+    def front(self) -> "Ranking":
+        """Keep the plans that no other beats in both TPOT and rate per GPU, all concurrencies considered.
+
+        Returns
+        -------
+        Ranking
+            The Pareto front, highest rate first.
+        """
+        known = np.where(self.estimate.feasible, 1.0, np.nan)
+        rate = self.estimate["tokens_per_s_per_gpu"]
+        return replace(self, order=pareto_front(-rate * known, self.estimate["tpot_s"] * known))
+
+    def fewest_gpus(self, rate: float) -> tuple[int, int] | None:
+        """Fewest devices that sustain a request rate, with as many replicas of one plan as that takes.
+
+        Parameters
+        ----------
+        rate : float
+            Requests per second [1/s].
+
+        Returns
+        -------
+        tuple of int or None
+            Devices, and the position of the plan in the grid; None where nothing is feasible.
+        """
+        each = np.where(self.estimate.feasible, self.estimate["requests_per_s"], np.nan)
+        devices = np.broadcast_to(self.estimate.grid.devices, self.estimate.grid.shape).ravel()
+        needed = np.ceil(rate / each) * devices
+        if not np.isfinite(needed).any():
+            return None
+        # Of plans with equally many devices the one with the most room to spare.
+        best = np.lexsort((-each / devices, needed))[0]
+        return int(needed[best]), int(best)
 
     def row(self, rank: int) -> dict[str, Any]:
         """One ranked plan.

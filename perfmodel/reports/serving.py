@@ -146,7 +146,14 @@ def why_not(ranking: Ranking) -> str:
     lost = sum(ranking.infeasible.values())
     text = f"{total:,} plans searched in {ranking.seconds:.2g} s; {100 * lost / total:.0f}% infeasible"
     reasons = [f"{name} {100 * count / total:.0f}%" for name, count in ranking.infeasible.items()]
-    return text + (f": {', '.join(reasons[:4])}" if reasons else "") + "."
+    text += (f": {', '.join(reasons[:4])}" if reasons else "") + "."
+    if ranking.limits.rate and (fewest := ranking.fewest_gpus(ranking.limits.rate)):
+        row = ranking.estimate.row(fewest[1])
+        text += (
+            f"\n {ranking.limits.rate:g} requests/s need at least {fewest[0]} GPUs: {fewest[0] // _devices(row)} of"
+            f" {plan_name(row)}, {row['requests_per_s']:.3g} requests/s each."
+        )
+    return text
 
 
 def trust(ranking: Ranking) -> str:

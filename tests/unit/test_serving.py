@@ -16,6 +16,7 @@ from perfmodel.costs.serving import (
     interleaved_tpot,
     pool_limited_ttft,
     slot_wait,
+    speculated_tokens,
 )
 from perfmodel.errors import PlanError
 from perfmodel.estimate.disaggregated import Pool, predict_disaggregated
@@ -65,6 +66,54 @@ def test_no_loop_is_faster_than_its_bottleneck(start, token, osl, n, rate):
     ttft = pool_limited_ttft(start, token, osl, n, rate)
     assert ttft >= start
     assert n / (ttft + osl * token) <= rate * (1 + 1e-9)
+
+
+@given(gamma=st.integers(0, 16), a=st.floats(0.0, 1.0))
+def test_speculation_gives_between_one_token_and_all(gamma, a):
+    expected = sum(a**i for i in range(gamma + 1))  # the i-th drafted token counts if all before it were accepted
+    assert speculated_tokens(gamma, a) == pytest.approx(expected, rel=1e-9)
+    assert 1.0 - 1e-12 <= speculated_tokens(gamma, a) <= gamma + 1.0 + 1e-12
+
+
+def test_speculation_pays_at_small_batches_and_less_at_large_ones():
+    grid = pm.plans(tp=8, concurrency=[1, 512])
+    plain = predict(grid, Workload(1000.0, 200.0))["decode_s"]
+    drafted = predict(grid, Workload(1000.0, 200.0, draft_tokens=3, acceptance=0.8))["decode_s"]
+    assert np.all(drafted >= plain)
+    gain = plain / drafted * speculated_tokens(3, 0.8)
+    assert gain[0] > 2.0
+    assert gain[1] < gain[0]
+    useless = predict(grid, Workload(1000.0, 200.0, draft_tokens=3, acceptance=0.0, draft_cost=0.1))
+    assert np.all(useless["tpot_s"] > predict(grid, Workload(1000.0, 200.0))["tpot_s"])
+
+
+def test_a_prefix_found_saves_prefill_and_no_cache():
+    grid = pm.plans(tp=8, concurrency=32)
+    cold, warm = (predict(grid, Workload(8000.0, 200.0, prefix_hit=h)) for h in (0.0, 0.9))
+    assert 4.0 < cold["prefill_s"][0] / warm["prefill_s"][0] < 12.0
+    assert warm["ttft_s"][0] < cold["ttft_s"][0]
+    assert warm["cache_bytes"][0] == cold["cache_bytes"][0]
+
+
+@pytest.mark.parametrize("field", ["prefix_hit", "acceptance", "draft_cost", "draft_tokens"])
+def test_mechanisms_out_of_range_are_refused(field):
+    with pytest.raises(PlanError, match=field):
+        Workload(8.0, 8.0, **{field: -1})
+
+
+def test_the_front_and_the_fewest_gpus_follow_from_the_plans():
+    ranking = pm.rank(MODEL, TARGET, gpus=16, isl="4k", osl="1k")
+    front = ranking.front()
+    rows = [front.row(i) for i in range(1, len(front) + 1)]
+    assert len(rows) > 3
+    assert np.all(np.diff([r["tokens_per_s_per_gpu"] for r in rows]) < 0)
+    assert np.all(np.diff([r["tpot_s"] for r in rows]) < 0)
+    gpus, position = ranking.fewest_gpus(2.0)
+    row = ranking.estimate.row(position)
+    size = row["tp"] * row["pp"]
+    assert gpus % size == 0
+    assert gpus / size * row["requests_per_s"] >= 2.0
+    assert (gpus / size - 1) * row["requests_per_s"] < 2.0
 
 
 def test_a_full_cache_makes_requests_wait_and_keeps_the_rate():
@@ -136,8 +185,18 @@ def test_more_prefill_workers_help_until_decoding_binds():
     assert rates[1] == pytest.approx(2 * rates[0], rel=0.02)
 
 
-ROW = {"id": "a", "model": MODEL.id, "hardware": "h100-sxm", "engine": "vllm", "precision": "fp8", "isl": 1024, "osl": 128,
-       "tp": 4, "pp": 1, "dp": 1, "moe_tp": 1, "moe_ep": 1, "concurrency": 16}  # fmt: skip
+ROW = {
+    "id": "a",
+    "model": MODEL.id,
+    "hardware": "h100-sxm",
+    "engine": "vllm",
+    "precision": "fp8",
+    "isl": 1024,
+    "osl": 128,
+    **dict.fromkeys(("pp", "dp", "moe_tp", "moe_ep"), 1),
+    "tp": 4,
+    "concurrency": 16,
+}
 
 
 def test_bad_rows_carry_a_reason_and_lose_no_other():
