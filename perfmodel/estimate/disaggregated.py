@@ -17,14 +17,14 @@ from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import PlanGrid
 
-HANDOFF_STEPS = 15.0
+HANDOFF_STEPS = 16.0
 """Decode steps between the end of a prompt on one worker and its first visible token from the other.
 
 Rounded fit, with `WAVE_LOCKSTEP`, to the TTFT of 148 disaggregated deployments of silicon_sample.csv of
 aiconfigurator-core 0.12.0.
 """
 
-WAVE_LOCKSTEP = 0.15
+WAVE_LOCKSTEP = 0.05
 """Share of the later waves of a closed loop that reach the prefill workers together (same fit)."""
 
 
@@ -41,7 +41,7 @@ class Pool:
     workers : numpy.ndarray
         Number of workers.
     batch : numpy.ndarray
-        Most requests of one attention-data-parallel rank.
+        Most requests of one attention-data-parallel rank; infinite for as many as memory holds.
     """
 
     target: Target
@@ -130,7 +130,8 @@ def predict_disaggregated(
         requests=per_rank,
         step_tokens=one,
     )
-    places = np.maximum(np.minimum(footprint.requests, decode.batch), 1.0)
+    # A stated batch is one that the workers were set up for; memory only limits those whose batch is open.
+    places = np.maximum(np.where(np.isfinite(decode.batch), decode.batch, footprint.requests), 1.0)
     running = np.minimum(per_rank, places)
     step = step_time(
         model,
