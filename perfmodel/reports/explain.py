@@ -77,12 +77,16 @@ def derivation(
     for phase in phases:
         lines += [*_tree(titles[phase], getattr(steps, phase)), ""]
     if row["feasible"]:
+        engine = target.engine
+        seen = engine.stream_steps * row["tpot_s"]
         others = max(row["concurrency"] // row["dp"] - 1, 0)
         lines += [
             f"TPOT {format_time(row['tpot_s'])} = longest decode stage, and {others}"
             f" prefills of others spread over {workload.osl:,.0f} tokens   [interleaved_tpot]",
-            f"TTFT {format_time(row['ttft_s'])} = own prefill {format_time(row['prefill_s'])}, and the wait for others"
-            f" {format_time(max(row['ttft_s'] - row['prefill_s'], 0.0))}   [closed_loop_wait]",
+            f"TTFT {format_time(row['ttft_s'])} = own prefill {format_time(row['prefill_s'])},"
+            f" {engine.stream_steps:g} steps until it is seen {_zero(seen)}, host {_zero(engine.request_s)},"
+            f" waiting for others {_zero(max(row['ttft_s'] - row['prefill_s'] - seen - engine.request_s, 0.0))}"
+            "   [first_wave_wait, closed_loop_wait, slot_wait]",
             f"rate {row['tokens_per_s_per_gpu']:,.1f} output tokens per second and GPU, bound by {row['bound']}",
             "",
         ]
@@ -135,6 +139,10 @@ def _tree(title: str, step: StepTime) -> list[str]:
     whole = sum(seconds_by_basis.values())
     out.append("rests on: " + ", ".join(f"{n} {100 * s / whole:.0f} %" for n, s in sorted(seconds_by_basis.items())))
     return out
+
+
+def _zero(seconds: float) -> str:
+    return format_time(seconds) if seconds > 1e-9 else "0 s"
 
 
 def _scalar(value: Any) -> float:
