@@ -1,8 +1,9 @@
 """Calibrating a training stack: one or two of its constants from measured optimizer steps [s]."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,6 @@ from scipy.optimize import least_squares
 
 from perfmodel.errors import CalibrationError
 from perfmodel.hardware.stack import Stack
-from perfmodel.validate.training import predict_training_cases
 
 CONSTANTS: Mapping[str, tuple[str, float, float, float]] = {
     "clock_scale": ("clock_scale", 0.7, 3.0, 1.0),
@@ -48,8 +48,18 @@ class FittedStack:
     after_mape: float
 
 
+def _with(base: Stack, names: Sequence[str], values: npt.NDArray[np.float64]) -> Stack:
+    changes: dict[str, Any] = dict(zip(names, map(float, values), strict=True))
+    if "clock_scale" in changes:
+        changes["clock_by_architecture"] = {}  # the measured machine decides
+    return dataclasses.replace(base, **changes)
+
+
 def fit_stack(
-    cases: pd.DataFrame, base: Stack, constants: Sequence[str] | None = None, *, profiles: str | None = None
+    cases: pd.DataFrame,
+    base: Stack,
+    predict: Callable[[pd.DataFrame, Stack], pd.DataFrame],
+    constants: Sequence[str] | None = None,
 ) -> FittedStack:
     """Fit constants of a stack to measured steps.
 
@@ -62,10 +72,10 @@ def fit_stack(
         Training cases with measured_step_s.
     base : Stack
         Stack to start from; what is not fitted stays.
+    predict : callable
+        Cases and a stack -> a table with id, step_s and reason, as `perfmodel.validate.training` makes it.
     constants : sequence of str, optional
         Some of `CONSTANTS`, at most `MOST` and at most one per step.
-    profiles : str, optional
-        Directory of profiles that is searched first.
 
     Returns
     -------
@@ -84,12 +94,13 @@ def fit_stack(
     for name in names:
         if name not in CONSTANTS:
             raise CalibrationError(f"{name!r} cannot be fitted to step times; choose from {', '.join(CONSTANTS)}")
-    if len(names) > min(MOST, len(measured)):
-        raise CalibrationError(f"{len(measured)} steps give at most {min(MOST, len(measured))} constants, not {len(names)}")
+    most = min(MOST, len(measured))
+    if len(names) > most:
+        raise CalibrationError(f"{len(measured)} steps give at most {most} constants, not {len(names)}")
 
     def predicted(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        stack = dataclasses.replace(base, **dict(zip(names, map(float, values), strict=True)))
-        table = predict_training_cases(cases, stack=stack, profiles=profiles)
+        stack = _with(base, names, values)
+        table = predict(cases, stack)
         lost = table[table["step_s"].isna()]
         if len(lost):
             raise CalibrationError(f"{lost['id'].iloc[0]} cannot be predicted: {lost['reason'].iloc[0]}")
@@ -100,16 +111,19 @@ def fit_stack(
     # A host that is never waited for has no slope: begin where it is.
     start = np.where(start <= low, low + scale, start)
     before = predicted(np.array([float(getattr(base, name)) for name in names]))
+
+    def residuals(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.asarray(np.log(predicted(x * scale) / measured))
+
     found = least_squares(
-        lambda x: np.log(predicted(x * scale) / measured), start / scale, bounds=(low / scale, high / scale), diff_step=1e-3
+        residuals, start / scale, bounds=(low / scale, high / scale), diff_step=np.full(len(names), 1e-3)
     )
     after = predicted(found.x * scale)
 
     def error(steps: npt.NDArray[np.float64]) -> float:
         return float(100.0 * np.mean(np.abs(steps / measured - 1.0)))
 
-    stack = dataclasses.replace(base, **dict(zip(names, map(float, found.x * scale), strict=True)))
-    return FittedStack(stack, names, len(measured), error(before), error(after))
+    return FittedStack(_with(base, names, found.x * scale), names, len(measured), error(before), error(after))
 
 
 def stack_toml(result: FittedStack, source: str) -> str:
@@ -128,7 +142,12 @@ def stack_toml(result: FittedStack, source: str) -> str:
         TOML that `perfmodel.hardware.stack_files.load_stack` reads.
     """
     stack = result.stack
-    lines = ["schema_version = 1", 'kind = "stack"', f'name = "{stack.name}, fitted"', f'attention = "{stack.attention}"']
+    lines = [
+        "schema_version = 1",
+        'kind = "stack"',
+        f'name = "{stack.name}, fitted"',
+        f'attention = "{stack.attention}"',
+    ]
     lines += [f"{name} = {str(getattr(stack, name)).lower()}" for name in ("dropout", "fused_loss", "hidden_hops")]
     written = {field: key for field, (key, *_) in CONSTANTS.items()}
     written |= {name: name for name in ("blend", "forward_kernels", "backward_kernels", "expert_kernels")}
@@ -145,8 +164,10 @@ def stack_toml(result: FittedStack, source: str) -> str:
             origin = f"fitted to {result.steps} steps of {source}: error {result.before_mape:.1f} % before, "
             origin += f"{result.after_mape:.1f} % after"
         lines += ["", f"[{key}]", f"value = {shown}", f'source = "{origin}"'.replace("\n", " ")]
-    if stack.attention_factor:
-        origin = stack.provenance.get("attention_factor", f"the stack {stack.id}")
-        lines += ["", "[attention_factor]", f'source = "{origin}"', "[attention_factor.value]"]
-        lines += [f"{name} = {value:g}" for name, value in stack.attention_factor.items()]
+    for key in ("attention_factor", "clock_by_architecture"):
+        table = getattr(stack, key)
+        if table:
+            origin = stack.provenance.get(key, f"the stack {stack.id}")
+            lines += ["", f"[{key}]", f'source = "{origin}"', f"[{key}.value]"]
+            lines += [f"{name} = {value:g}" for name, value in table.items()]
     return "\n".join(lines) + "\n"

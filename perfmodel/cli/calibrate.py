@@ -5,18 +5,30 @@ from typing import Annotated
 
 import typer
 
-from perfmodel.cli import options
+from perfmodel.cli import options, training
+from perfmodel.errors import PlanError
 
 
 def calibrate(
-    cases: Annotated[Path, typer.Argument(help="CSV file of measured operators, with op and measured_s [s].")],
-    hardware: Annotated[str, typer.Option(help="Device that was measured.")],
-    engine: Annotated[str, typer.Option(help="Software whose kernels were timed, for instance trtllm or torch.")],
+    cases: Annotated[Path, typer.Argument(help="CSV file of measured operators (op, measured_s) or training steps.")],
+    hardware: Annotated[str | None, typer.Option(help="Device whose operators were measured.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Software whose kernels were timed: trtllm, torch ...")] = None,
+    stack: Annotated[str | None, typer.Option(help="Training stack to start from, for measured steps.")] = None,
+    fit: Annotated[str, typer.Option(help="Constants of the stack to fit; by default as the steps allow.")] = "",
     output: options.Output = None,
     dataset: Annotated[str | None, typer.Option(help="Name of the data set; the file's name by default.")] = None,
     profiles: options.Profiles = None,
 ) -> None:
-    """Fit the kernel coefficients of a device to measured operators, and say how well they predict held-out shapes."""
+    """Fit a device's kernels to measured operators, or a training stack (--stack) to two or more measured steps.
+
+    Operators: says how well the fit predicts shapes that were held out. Steps: one or two constants, two steps suffice.
+    """
+    if stack is not None:
+        training.calibrate(cases, stack, fit, output, profiles)
+        return
+    if hardware is None or engine is None:
+        missing = "--hardware" if hardware is None else "--engine"
+        raise PlanError(f"{missing} is missing: operators need --hardware and --engine, training steps need --stack")
     from perfmodel.calibrate.cases import read_cases
     from perfmodel.calibrate.files import calibration_toml
     from perfmodel.calibrate.operators import calibrate_operators

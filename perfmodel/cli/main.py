@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from perfmodel.cli import catalogue, explain, predict, rank, validate
+from perfmodel.cli import catalogue, explain, predict, rank, training, validate
 from perfmodel.cli.calibrate import calibrate
 from perfmodel.errors import PerfmodelError
 
@@ -23,6 +23,10 @@ app.add_typer(rank.app, name="rank")
 app.add_typer(explain.app, name="explain")
 app.add_typer(predict.app, name="predict")
 app.add_typer(validate.app, name="validate")
+predict.app.command("training")(training.predict)
+validate.app.command("training")(training.validate)
+rank.app.command("training")(training.rank)
+explain.app.command("training")(training.explain)
 app.command("calibrate")(calibrate)
 app.add_typer(catalogue.hardware, name="hardware")
 app.add_typer(catalogue.model, name="model")

@@ -27,12 +27,18 @@ class Stack:
         Achieved part of the memory bandwidth in pointwise passes [1].
     clock_scale : float
         Time of a kernel in a long training run over its time in a short benchmark [1].
+    clock_by_architecture : mapping of str to float
+        The same for architectures that differ from it: some hold their clocks under load and some do not [1].
     host_kernel_s : float
         Host time per kernel; a sequence of kernels takes at least that long [s].
     kernel_gap_s : float
         Gap between two kernels on the device [s].
     forward_kernels, backward_kernels : float
         Kernels of one layer.
+    blend : float
+        Exponent of the blend of host and device time; large where the longer of the two decides [1].
+    expert_kernels : float
+        Kernels of one local expert in each of its products, forward; half as many again backward.
     dropout : bool
         Whether dropout masks are made, kept and applied.
     fused_loss : bool
@@ -61,10 +67,13 @@ class Stack:
     attention_factor: Mapping[str, float] = field(default_factory=dict, hash=False)
     pointwise_efficiency: float = 0.7
     clock_scale: float = 1.0
+    clock_by_architecture: Mapping[str, float] = field(default_factory=dict, hash=False)
     host_kernel_s: float = 8e-6
     kernel_gap_s: float = 0.0
     forward_kernels: float = 20.0
     backward_kernels: float = 35.0
+    blend: float = 4.0
+    expert_kernels: float = 0.0
     dropout: bool = False
     fused_loss: bool = True
     gradient_bytes: float = 4.0
@@ -77,13 +86,28 @@ class Stack:
     provenance: Mapping[str, str] = field(default_factory=dict, hash=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("attention_factor", "systems", "provenance"):
+        for name in ("attention_factor", "clock_by_architecture", "systems", "provenance"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     @property
     def unfused(self) -> bool:
         """Whether attention scores are written to memory."""
         return self.attention == "unfused"
+
+    def slowdown(self, architecture: str) -> float:
+        """Time of a kernel in a long run over its time in a short benchmark.
+
+        Parameters
+        ----------
+        architecture : str
+            Device family.
+
+        Returns
+        -------
+        float
+            Factor [1].
+        """
+        return self.clock_by_architecture.get(architecture, self.clock_scale)
 
     def attention_slowdown(self, architecture: str) -> float:
         """Time of the era's attention kernel over that of today's measured one.

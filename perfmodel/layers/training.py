@@ -13,11 +13,18 @@ from perfmodel.layers.mlp import Mlp
 from perfmodel.layers.moe import MixtureOfExperts
 from perfmodel.layers.norm import Norm
 from perfmodel.layers.operators import Gemm
+from perfmodel.layers.training_recipe import TrainingRecipe
 from perfmodel.layers.training_work import Exchange, Kept, LayerWork, MicroBatch, Product, TrainingPass
 
 
-def _products(gemms: list[Gemm]) -> tuple[Product, ...]:
-    return tuple(Product(g.name, g.tokens, g.out_features, g.in_features, g.format) for g in gemms)
+def _products(gemms: list[Gemm], recipe: TrainingRecipe) -> tuple[Product, ...]:
+    """Linear layers, each with its adapter where adapters are learned."""
+    frozen, rank = recipe.method == "lora", recipe.adapter_rank
+    out = [Product(g.name, g.tokens, g.out_features, g.in_features, g.format, frozen=frozen) for g in gemms]
+    for g in gemms if frozen else ():
+        out.append(Product(f"{g.name} adapter down", g.tokens, rank, g.in_features, recipe.head, adapter=True))
+        out.append(Product(f"{g.name} adapter up", g.tokens, g.out_features, rank, recipe.head, adapter=True))
+    return tuple(out)
 
 
 def _tensor_exchanges(name: str, hidden: float, micro: MicroBatch) -> tuple[Exchange, ...]:
@@ -52,6 +59,8 @@ def _softmax_attention(part: GroupedQueryAttention | LatentAttention, micro: Mic
     moved = a * (queries + keys + values)
     passes = [TrainingPass("rotary and layout", 2.0 * moved, 2.0 * moved)]
     kept = [Kept("queries, keys and values", moved), Kept("attention output", a * outputs)]
+    if micro.recipe.cast_bytes:  # the projection keeps its own, narrower copy
+        kept.append(Kept("attention output, quantised", micro.recipe.operand_bytes * outputs))
     if isinstance(part, LatentAttention):
         latent = rows * (part.query_rank + part.kv_rank + part.qk_rope_dim)
         narrow = rows * (part.query_rank + part.kv_rank)
@@ -69,7 +78,7 @@ def _softmax_attention(part: GroupedQueryAttention | LatentAttention, micro: Mic
         *_tensor_exchanges("attention", float(part.hidden), micro),
         Exchange("context all-to-all", "all_to_all", split, "cp"),
     )
-    return LayerWork(_products(gemms), tuple(attentions), tuple(passes), exchanges, tuple(kept))
+    return LayerWork(_products(gemms, micro.recipe), tuple(attentions), tuple(passes), exchanges, tuple(kept))
 
 
 def _mlp(part: Mlp, micro: MicroBatch) -> LayerWork:
@@ -77,12 +86,12 @@ def _mlp(part: Mlp, micro: MicroBatch) -> LayerWork:
     a, gate = micro.recipe.activation_bytes, float(part.gated)
     inner = as_floats(micro.rows) * gemms[-1].in_features
     return LayerWork(
-        products=_products(gemms),
+        products=_products(gemms, micro.recipe),
         passes=(TrainingPass(f"{part.name} activation", a * inner * (2.0 + gate), a * inner * (3.0 + 2.0 * gate)),),
         exchanges=_tensor_exchanges(part.name, float(part.hidden), micro),
         kept=(
             Kept(f"{part.name} activation input", a * inner * (1.0 + gate)),
-            Kept(f"{part.name} activation output", a * inner),
+            Kept(f"{part.name} activation output", micro.recipe.operand_bytes * inner),
         ),
     )
 
@@ -94,26 +103,30 @@ def _experts(part: MixtureOfExperts, micro: MicroBatch) -> LayerWork:
     local = part.experts / ep
     each = routed * ep / part.experts
     width, inner = float(part.width), float(part.intermediate)
-    linear = micro.recipe.linear
+    linear, operand = micro.recipe.linear, micro.recipe.operand_bytes
+    frozen = micro.recipe.method == "lora"
+    sent = np.where(ep > 1, a * routed * width, 0.0)
     work = LayerWork(
         products=(
-            Product("router", rows, float(part.experts), float(part.hidden), micro.recipe.head),
-            Product("experts up projection", each, (1.0 + gate) * inner, width, linear, local),
-            Product("experts down projection", each, width, inner, linear, local),
+            Product("router", rows, float(part.experts), float(part.hidden), micro.recipe.head, frozen=frozen),
+            Product("experts up projection", each, (1.0 + gate) * inner, width, linear, local, True, frozen),
+            Product("experts down projection", each, width, inner, linear, local, True, frozen),
         ),
         passes=(
             TrainingPass("routing", rows * part.experts * 8.0, rows * part.experts * 8.0, 4.0, 4.0),
             TrainingPass("permutation", 4.0 * a * routed * width, 4.0 * a * routed * width, 4.0, 4.0),
-            TrainingPass("expert activation", a * routed * inner * (2.0 + gate), a * routed * inner * (3.0 + 2.0 * gate)),
+            TrainingPass(
+                "expert activation", a * routed * inner * (2.0 + gate), a * routed * inner * (3.0 + 2.0 * gate)
+            ),
         ),
         exchanges=(
-            Exchange("dispatch", "all_to_all", np.where(ep > 1, a * routed * width, 0.0), "ep"),
-            Exchange("combine", "all_to_all", np.where(ep > 1, a * routed * width, 0.0), "ep"),
+            Exchange("dispatch", "all_to_all", sent, "ep", copies=float(part.topk)),
+            Exchange("combine", "all_to_all", sent, "ep", copies=float(part.topk)),
         ),
         kept=(
-            Kept("permuted tokens", 2.0 * a * routed * width),
+            Kept("permuted tokens", (a + operand) * routed * width),
             Kept("expert activation input", a * routed * inner * (1.0 + gate)),
-            Kept("expert activation output", a * routed * inner),
+            Kept("expert activation output", operand * routed * inner),
         ),
     )
     if part.shared_intermediate:
@@ -125,7 +138,10 @@ def _norm(part: Norm, micro: MicroBatch) -> LayerWork:
     a = micro.recipe.activation_bytes
     elements = as_floats(micro.outer_rows) * part.hidden
     passes = [TrainingPass(part.name, 2.0 * a * elements, 3.0 * a * elements)]
-    kept = [Kept(f"{part.name} input", a * elements), Kept(f"{part.name} output", a * elements)]
+    kept = [
+        Kept(f"{part.name} input", a * elements),
+        Kept(f"{part.name} output", micro.recipe.operand_bytes * elements),
+    ]
     if part.residual:
         if micro.dropout:
             moved = 3.0 * a + 1.0
@@ -144,7 +160,7 @@ def _other(part: Layer, micro: MicroBatch) -> LayerWork:
     kept += [Kept(f"{g.name} input", a * as_floats(g.tokens) * g.in_features * g.count) for g in gemms[-1:]]
     hidden = float(getattr(part, "hidden", 0.0))
     return LayerWork(
-        _products(gemms),
+        _products(gemms, micro.recipe),
         tuple(attentions),
         tuple(TrainingPass(p.name, p.nbytes(), 2.0 * as_floats(p.nbytes())) for p in passes),
         _tensor_exchanges("layer", hidden, micro) if gemms else (),
@@ -200,7 +216,8 @@ def embedding_work(part: Embedding, micro: MicroBatch) -> LayerWork:
     table = as_floats(part.vocab) * part.hidden / micro.tp
     kept = (Kept("embedding dropout mask", as_floats(micro.outer_rows) * part.hidden),) if micro.dropout else ()
     return LayerWork(
-        passes=(TrainingPass("embedding", 4.0 * a * elements, 3.0 * a * elements + 2.0 * a * table, 3.0, 3.0),), kept=kept
+        passes=(TrainingPass("embedding", 4.0 * a * elements, 3.0 * a * elements + 2.0 * a * table, 3.0, 3.0),),
+        kept=kept,
     )
 
 
@@ -224,9 +241,10 @@ def head_work(part: Head, micro: MicroBatch) -> LayerWork:
     vocab = as_floats(part.vocab) / micro.tp
     logits = rows * vocab
     forward, backward, kernels = (8.0, 6.0, 2.0) if micro.fused_loss else (26.0, 18.0, 6.0)
+    frozen = micro.recipe.method == "lora"
     norm = _norm(Norm("final norm", part.hidden, residual=False), micro)
     return norm + LayerWork(
-        products=(Product("output projection", rows, vocab, float(part.hidden), micro.recipe.head),),
+        products=(Product("output projection", rows, vocab, float(part.hidden), micro.recipe.head, frozen=frozen),),
         passes=(TrainingPass("loss", forward * logits, backward * logits, kernels, kernels),),
         exchanges=_head_exchanges(float(part.hidden), micro),
         kept=(Kept("logits", (a + 4.0) * logits),),

@@ -1,10 +1,15 @@
-"""Precision recipes of training: which format products run in, and bytes of weights, states and activations [B]."""
+"""Recipes of training: formats of products, what is learned, bytes of weights, states and activations [B]."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from perfmodel.errors import UnknownNameError
+from perfmodel.costs.formats import get_format
+from perfmodel.errors import PlanError, UnknownNameError
 from perfmodel.layers.precision import Precision
+
+METHODS = ("full", "lora", "forward")
+"""What is learned: all weights; low-rank adapters beside frozen weights; all weights from two forward passes
+(zeroth order: no backward pass, no gradients, no states)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,10 @@ class TrainingRecipe:
         Bytes per element of the residual stream and of what the backward pass keeps [B].
     cast_bytes : float
         Bytes per element that a product's operand costs to be quantised: read, written, written transposed [B].
+    method : str
+        One of `METHODS`.
+    adapter_rank : float
+        Rank of the adapters beside every linear layer of attention and dense MLP.
     """
 
     name: str
@@ -39,6 +48,13 @@ class TrainingRecipe:
     moment_bytes: float = 8.0
     activation_bytes: float = 2.0
     cast_bytes: float = 0.0
+    method: str = "full"
+    adapter_rank: float = 0.0
+
+    @property
+    def operand_bytes(self) -> float:
+        """Bytes per element of a product's input that is kept for its weight gradient [B]."""
+        return get_format(self.linear).activation_bytes
 
     @property
     def optimizer_bytes(self) -> float:
@@ -75,13 +91,17 @@ RECIPES: Mapping[str, TrainingRecipe] = {row.name: row for row in _ROWS}
 _ALIASES = {"fp8-cs": "fp8", "fp8-ds": "fp8", "fp8-mx": "mxfp8", "fp8-sc": "fp8_block", "fp4": "nvfp4"}
 
 
-def get_recipe(name: str) -> TrainingRecipe:
+def get_recipe(name: str, method: str = "full", adapter_rank: float = 16.0) -> TrainingRecipe:
     """Look a recipe up by its name or by what frameworks call it.
 
     Parameters
     ----------
     name : str
         For instance "bf16", "fp8", "fp8-mx" or "nvfp4".
+    method : str
+        One of `METHODS`.
+    adapter_rank : float
+        Rank of the adapters of "lora".
 
     Returns
     -------
@@ -91,7 +111,9 @@ def get_recipe(name: str) -> TrainingRecipe:
     Raises
     ------
     UnknownNameError
-        If there is none of that name.
+        If there is none of that name, or the method is unknown.
+    PlanError
+        If the rank is no whole number above zero.
 
     Examples
     --------
@@ -102,4 +124,10 @@ def get_recipe(name: str) -> TrainingRecipe:
     key = _ALIASES.get(key, key)
     if key not in RECIPES:
         raise UnknownNameError("training precision", name, (*RECIPES, *_ALIASES))
-    return RECIPES[key]
+    if method not in METHODS:
+        raise UnknownNameError("training method", method, METHODS)
+    if method != "lora":
+        return replace(RECIPES[key], method=method)
+    if not adapter_rank >= 1 or adapter_rank != int(adapter_rank):
+        raise PlanError(f"the rank of adapters must be a whole number of at least 1, not {adapter_rank:g}")
+    return replace(RECIPES[key], method=method, adapter_rank=float(adapter_rank))

@@ -29,6 +29,12 @@ class Product:
         Operand format.
     groups : float or array
         Products of that size side by side (local experts).
+    experts : bool
+        Whether they are routed experts.
+    frozen : bool
+        Whether its weights are not learned: no weight gradient.
+    adapter : bool
+        Whether it is a low-rank adapter beside a frozen product.
     """
 
     name: str
@@ -37,6 +43,9 @@ class Product:
     in_features: Floats
     format: str
     groups: Floats = 1.0
+    experts: bool = False
+    frozen: bool = False
+    adapter: bool = False
 
     def flops(self) -> Floats:
         """Operations of the forward product [FLOP]."""
@@ -83,6 +92,8 @@ class Exchange:
         Group that takes part: tp, cp or ep.
     forward, backward : float
         Times per microbatch.
+    copies : float
+        Members that each element goes to (experts per token of a dispatch).
     """
 
     name: str
@@ -91,6 +102,7 @@ class Exchange:
     network: Network
     forward: float = 1.0
     backward: float = 1.0
+    copies: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +204,18 @@ class MicroBatch:
         return self.rows / np.where(as_floats(self.sequence_parallel) > 0, self.tp, 1.0)
 
     def operators(self, part: Layer) -> tuple[list[Gemm], list[Attention], list[Pass]]:
-        """Matrix products, attention cores and passes of a layer's forward step."""
+        """Matrix products, attention cores and passes of a layer's forward step.
+
+        Parameters
+        ----------
+        part : Layer
+            Layer.
+
+        Returns
+        -------
+        tuple of list
+            Operators of each kind, in order.
+        """
         step = Step(self.batch, self.seq, self.seq, decode=False)
         shard = Shard(self.tp, 1.0, self.cp, 1.0, self.tp)
         ops = part.operators(step, shard, self.recipe.precision())

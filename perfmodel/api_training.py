@@ -1,0 +1,147 @@
+"""Library: predict training plans and rank them (the functions that the top level may offer)."""
+
+from typing import Any
+
+from perfmodel.estimate.training import TrainingEstimate, TrainingWorkload, predict_training
+from perfmodel.estimate.training_target import TrainingTarget, training_target
+from perfmodel.hardware.fabric import System
+from perfmodel.layers.training_recipe import get_recipe
+from perfmodel.models.catalog import load_model
+from perfmodel.models.spec import ModelSpec
+from perfmodel.parallel.training_grid import TrainingGrid
+from perfmodel.ranking.training import Reliability, TrainingRanking, rank_training
+from perfmodel.units import parse
+
+
+def train(
+    model: ModelSpec | str,
+    system: System | TrainingTarget | str,
+    plan: TrainingGrid,
+    *,
+    seq: float | str,
+    global_batch: Any,
+    precision: str = "bf16",
+    stack: str = "neutral",
+    method: str = "full",
+    adapter_rank: float = 16.0,
+) -> TrainingEstimate:
+    """Predict step time and peak memory of one training plan or of many.
+
+    Parameters
+    ----------
+    model : ModelSpec or str
+        Model, or its name or the path of a config.json.
+    system : System, TrainingTarget or str
+        What trains it.
+    plan : TrainingGrid
+        Plans, from `training_plans`.
+    seq : float or str
+        Tokens of a sequence, for instance 4096 or "4Ki".
+    global_batch : float or array
+        Sequences of a step.
+    precision : str
+        Recipe: bf16, fp16, fp8, mxfp8, nvfp4 ...
+    stack : str
+        Stack profile, where `system` is not a target.
+    method : str
+        full, lora (adapters beside frozen weights) or forward (zeroth order).
+    adapter_rank : float
+        Rank of the adapters.
+
+    Returns
+    -------
+    TrainingEstimate
+        One value per plan and column.
+
+    Examples
+    --------
+    >>> from perfmodel.parallel.training_grid import training_plans
+    >>> plans = training_plans(tp=[4, 8], dp=1, sequence_parallel=1, recompute="full")
+    >>> estimate = train("llama-3.1-8b", "hgx-h100", plans, seq="4Ki", global_batch=8)
+    >>> bool(estimate["step_s"][1] < estimate["step_s"][0])
+    True
+    """
+    spec = load_model(model) if isinstance(model, str) else model
+    on = system if isinstance(system, TrainingTarget) else training_target(system, stack)
+    tokens = parse(seq, "count") if isinstance(seq, str) else float(seq)
+    return predict_training(
+        spec, on, plan, TrainingWorkload(tokens, global_batch), get_recipe(precision, method, adapter_rank)
+    )
+
+
+def rank_training_plans(
+    model: ModelSpec | str,
+    system: System | TrainingTarget | str,
+    *,
+    gpus: int,
+    seq: float | str,
+    global_batch: int | str,
+    tokens: float | str = 0.0,
+    precision: str = "bf16",
+    stack: str = "neutral",
+    method: str = "full",
+    adapter_rank: float = 16.0,
+    reliability: Reliability | None = None,
+    **chosen: Any,
+) -> TrainingRanking:
+    """Rank every training plan of a number of devices.
+
+    Parameters
+    ----------
+    model : ModelSpec or str
+        Model, or its name or the path of a config.json.
+    system : System, TrainingTarget or str
+        What trains it.
+    gpus : int
+        Devices to use.
+    seq : float or str
+        Tokens of a sequence.
+    global_batch : int or str
+        Sequences of a step.
+    tokens : float or str
+        Tokens to train on, for instance "15T"; 0 for no budget.
+    precision : str
+        Recipe.
+    stack : str
+        Stack profile, where `system` is not a target.
+    method : str
+        full, lora or forward.
+    adapter_rank : float
+        Rank of the adapters.
+    reliability : Reliability, optional
+        Interruptions to be paid for.
+    **chosen
+        Knobs held at one value; None leaves them free.
+
+    Returns
+    -------
+    TrainingRanking
+        Ranked plans.
+
+    Raises
+    ------
+    NothingFeasibleError
+        If nothing fits; the message names the nearest miss.
+
+    Examples
+    --------
+    >>> best = rank_training_plans("llama-3.1-8b", "hgx-h100", gpus=8, seq="4Ki", global_batch=64).row(1)
+    >>> best["feasible"]
+    True
+    """
+    spec = load_model(model) if isinstance(model, str) else model
+    on = system if isinstance(system, TrainingTarget) else training_target(system, stack)
+
+    def count(value: float | str) -> float:
+        return parse(value, "count") if isinstance(value, str) else float(value)
+
+    return rank_training(
+        spec,
+        on,
+        gpus,
+        TrainingWorkload(count(seq), count(global_batch)),
+        get_recipe(precision, method, adapter_rank),
+        tokens=count(tokens),
+        chosen={k: v for k, v in chosen.items() if v is not None},
+        reliability=reliability,
+    )

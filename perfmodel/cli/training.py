@@ -1,0 +1,226 @@
+"""Training commands: predict and validate cases, rank the plans of a budget, derive one plan."""
+
+from typing import Annotated
+
+import typer
+
+from perfmodel.cli import options
+from perfmodel.cli.options import Format
+from perfmodel.cli.predict import Cases, deliver_predictions
+
+StackName = Annotated[str | None, typer.Option("--stack", help="Training software; by default that of a row's source.")]
+GlobalBatch = Annotated[str, typer.Option("--global-batch", help="Sequences of one step, for instance 1536 or 2Ki.")]
+Seq = Annotated[str, typer.Option("--seq", help="Tokens of a sequence, for instance 4Ki.")]
+Recipe = Annotated[str, typer.Option("--precision", help="bf16, fp16, fp8, mxfp8, nvfp4 ...")]
+Method = Annotated[str, typer.Option(help="What is learned: full, lora (adapters) or forward (zeroth order).")]
+AdapterRank = Annotated[int, typer.Option(help="Rank of the adapters of lora.")]
+Stack = Annotated[str, typer.Option("--stack", help="Training software: neutral, megatron-2021 ... or a TOML file.")]
+
+
+def predict(
+    cases: Cases,
+    output: options.Output = None,
+    stack: StackName = None,
+    profiles: options.Profiles = None,
+) -> None:
+    """Predict optimizer steps: columns id, step_s and peak_bytes, then utilisations, reason and parts."""
+    from perfmodel.calibrate.cases import read_cases
+    from perfmodel.validate.training import REQUIRED, predict_training_cases
+
+    frame = read_cases(cases, REQUIRED)
+    deliver_predictions(predict_training_cases(frame, stack=stack, profiles=profiles), output, "step_s")
+
+
+def validate(
+    cases: Cases,
+    by: Annotated[str, typer.Option(help="Columns to group by, separated by commas.")] = "source",
+    stack: StackName = None,
+    format: Annotated[Format, typer.Option(help="How to write the result.")] = Format.table,
+    output: options.Output = None,
+    profiles: options.Profiles = None,
+) -> None:
+    """Errors of step time and peak memory by source of the measurements."""
+    from perfmodel.calibrate.cases import read_cases
+    from perfmodel.reports.export import to_csv, to_json
+    from perfmodel.reports.tables import plain_table
+    from perfmodel.validate.training import REQUIRED, predict_training_cases, training_errors
+
+    frame = read_cases(cases, (*REQUIRED, "measured_step_s"))
+    table = training_errors(frame, predict_training_cases(frame, stack=stack, profiles=profiles), tuple(by.split(",")))
+    rows = [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+    if format is Format.json:
+        options.deliver(to_json({"errors_percent": rows}), output)
+    elif format is Format.csv:
+        options.deliver(to_csv(rows, [str(name) for name in table.columns]), output)
+    else:
+        cells = [[f"{v:g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
+        options.deliver(plain_table([str(name) for name in table.columns], cells), output)
+
+
+def rank(
+    model: options.Model,
+    system: options.SystemName,
+    gpus: options.Gpus,
+    global_batch: GlobalBatch,
+    seq: Seq,
+    tokens: Annotated[str | None, typer.Option(help="Tokens to train on, for instance 15T: gives days.")] = None,
+    precision: Recipe = "bf16",
+    stack: Stack = "neutral",
+    method: Method = "full",
+    adapter_rank: AdapterRank = 16,
+    tp: Annotated[int | None, typer.Option(help="Hold tensor parallelism at one value.")] = None,
+    pp: Annotated[int | None, typer.Option(help="Hold pipeline parallelism at one value.")] = None,
+    dp: Annotated[int | None, typer.Option(help="Hold data parallelism at one value.")] = None,
+    cp: Annotated[int | None, typer.Option(help="Hold context parallelism at one value.")] = None,
+    ep: Annotated[int | None, typer.Option(help="Hold expert parallelism at one value.")] = None,
+    vp: Annotated[int | None, typer.Option(help="Hold the chunks per stage at one value.")] = None,
+    micro_batch: Annotated[int | None, typer.Option(help="Hold the microbatch at one value.")] = None,
+    recompute: Annotated[str | None, typer.Option(help="Hold recomputation: none, selective or full.")] = None,
+    zero: Annotated[int | None, typer.Option(help="Hold the ZeRO stage at one value.")] = None,
+    offload_activations: Annotated[float, typer.Option(help="Part of the activations kept on the host, 0 to 1.")] = 0.0,
+    schedule: Annotated[
+        str | None, typer.Option(help="Pipeline schedule: 1f1b, gpipe, zb-h1, zb-h2, dualpipe.")
+    ] = None,
+    mtbf: Annotated[str | None, typer.Option(help="Mean time between failures of one device: gives goodput.")] = None,
+    checkpoint: Annotated[str, typer.Option(help="Time that writing a checkpoint stops the job.")] = "60s",
+    restart: Annotated[str, typer.Option(help="Time from a failure until the job computes again.")] = "10min",
+    top: Annotated[int, typer.Option(min=1, help="Plans to show.")] = 10,
+    format: Annotated[Format, typer.Option(help="How to write the result.")] = Format.table,
+    output: options.Output = None,
+    profiles: options.Profiles = None,
+) -> None:
+    """Rank every training plan that fits by the time of one optimizer step."""
+    from perfmodel.api_training import rank_training_plans
+    from perfmodel.estimate.training_target import training_target
+    from perfmodel.models.catalog import load_model
+    from perfmodel.ranking.training import Reliability
+    from perfmodel.reports import training as report
+    from perfmodel.reports.export import to_csv, to_json
+    from perfmodel.reports.tables import plain_table
+
+    given = {"mtbf": mtbf, "checkpoint": checkpoint, "restart": restart}
+    times = [options.seconds(text, name) or 0.0 for name, text in given.items()]
+    reliability = Reliability(*times) if mtbf else None
+    ranking = rank_training_plans(
+        load_model(model),
+        training_target(system, stack, profiles=profiles),
+        gpus=options.count(gpus, "gpus"),
+        seq=options.count(seq, "seq"),
+        global_batch=options.count(global_batch, "global-batch"),
+        tokens=float(options.count(tokens, "tokens")) if tokens else 0.0,
+        precision=precision,
+        method=method,
+        adapter_rank=adapter_rank,
+        tp=tp,
+        pp=pp,
+        dp=dp,
+        cp=cp,
+        ep=ep,
+        vp=vp,
+        micro_batch=micro_batch,
+        recompute=recompute,
+        zero=zero,
+        offload_activations=offload_activations or None,
+        schedule=schedule,
+        reliability=reliability,
+    )
+    if format is Format.json:
+        options.deliver(to_json(report.training_document(ranking, top)), output)
+    elif format is Format.csv:
+        rows = [ranking.row(rank) for rank in range(1, min(top, len(ranking)) + 1)]
+        options.deliver(to_csv(rows), output)
+    else:
+        lines = [report.training_verdict(ranking), "", plain_table(*report.training_rows(ranking, top)), ""]
+        lines += ["Best plan:", *report.memory_lines(ranking.estimate, int(ranking.order[0])), ""]
+        lines += [f" {report.why_not_training(ranking)}", f" {report.conventions()}"]
+        options.deliver("\n".join(lines), output)
+
+
+def explain(
+    model: options.Model,
+    system: options.SystemName,
+    global_batch: GlobalBatch,
+    seq: Seq,
+    precision: Recipe = "bf16",
+    stack: Stack = "neutral",
+    method: Method = "full",
+    adapter_rank: AdapterRank = 16,
+    tp: Annotated[int, typer.Option(help="Tensor-parallel ranks.")] = 1,
+    pp: Annotated[int, typer.Option(help="Pipeline stages.")] = 1,
+    dp: Annotated[int, typer.Option(help="Data-parallel ranks.")] = 1,
+    cp: Annotated[int, typer.Option(help="Context-parallel ranks.")] = 1,
+    ep: Annotated[int, typer.Option(help="Expert-parallel ranks.")] = 1,
+    vp: Annotated[int, typer.Option(help="Chunks per stage.")] = 1,
+    micro_batch: Annotated[int, typer.Option(help="Sequences of a microbatch.")] = 1,
+    sequence_parallel: Annotated[bool, typer.Option(help="Divide activations outside the matrices too.")] = True,
+    recompute: Annotated[str, typer.Option(help="none, selective or full.")] = "none",
+    recompute_share: Annotated[float, typer.Option(help="Part of the layers that is recomputed, 0 to 1.")] = 1.0,
+    offload_activations: Annotated[float, typer.Option(help="Part of the activations kept on the host, 0 to 1.")] = 0.0,
+    zero: Annotated[int, typer.Option(help="ZeRO stage, 0 to 3.")] = 1,
+    grad_overlap: Annotated[bool, typer.Option(help="Exchange gradients during the backward pass.")] = True,
+    schedule: Annotated[str, typer.Option(help="1f1b, gpipe, zb-h1, zb-h2 or dualpipe.")] = "1f1b",
+    output: options.Output = None,
+    profiles: options.Profiles = None,
+) -> None:
+    """Show where every second and every byte of one training plan comes from."""
+    from perfmodel.api_training import train
+    from perfmodel.estimate.training_target import training_target
+    from perfmodel.parallel.training_grid import training_plans
+    from perfmodel.reports.training import training_derivation
+
+    target = training_target(system, stack, profiles=profiles)
+    plan = training_plans(
+        tp=tp,
+        pp=pp,
+        dp=dp,
+        cp=cp,
+        ep=ep,
+        vp=vp,
+        micro_batch=micro_batch,
+        sequence_parallel=float(sequence_parallel and tp > 1),
+        recompute=recompute,
+        recompute_share=recompute_share,
+        offload_activations=offload_activations,
+        zero=zero,
+        grad_overlap=float(grad_overlap),
+        schedule=schedule,
+    )
+    estimate = train(
+        model,
+        target,
+        plan,
+        seq=float(options.count(seq, "seq")),
+        global_batch=options.count(global_batch, "global-batch"),
+        precision=precision,
+        method=method,
+        adapter_rank=adapter_rank,
+    )
+    options.deliver(training_derivation(estimate, 0, target.stack.provenance), output)
+
+
+def calibrate(
+    cases: Cases,
+    stack: Stack = "neutral",
+    fit: Annotated[
+        str, typer.Option(help="Constants to fit, separated by commas; by default as the steps allow.")
+    ] = "",
+    output: options.Output = None,
+    profiles: options.Profiles = None,
+) -> None:
+    """Fit one or two constants of a training stack to measured steps; two steps are enough."""
+    from perfmodel.calibrate.cases import read_cases
+    from perfmodel.calibrate.training import fit_stack, stack_toml
+    from perfmodel.hardware.stack_files import load_stack
+    from perfmodel.validate.training import REQUIRED, predict_training_cases
+
+    frame = read_cases(cases, (*REQUIRED, "measured_step_s"))
+    names = [name.strip() for name in fit.split(",") if name.strip()]
+    result = fit_stack(
+        frame,
+        load_stack(stack, profiles),
+        lambda rows, candidate: predict_training_cases(rows, stack=candidate, profiles=profiles),
+        names or None,
+    )
+    options.deliver(stack_toml(result, cases.name), output)
+    values = ", ".join(f"{name} = {getattr(result.stack, name):.4g}" for name in result.fitted)
+    typer.echo(f"{values}; error {result.before_mape:.1f} % before, {result.after_mape:.1f} % after", err=True)

@@ -1,0 +1,250 @@
+"""Training: seconds and peak bytes of one optimizer step for every plan, with their parts and with reasons."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from perfmodel.arrays import Floats, as_floats
+from perfmodel.errors import PlanError
+from perfmodel.estimate.training_block import BlockTime, block_time, with_offloaded_activations, with_sharded_weights
+from perfmodel.estimate.training_flops import step_flops
+from perfmodel.estimate.training_kernels import Kernels
+from perfmodel.estimate.training_memory import MEMORY_PARTS, TrainingMemory, kept_bytes, training_memory
+from perfmodel.estimate.training_pipeline import STEP_PARTS, step_of, step_seconds
+from perfmodel.estimate.training_rules import training_rules
+from perfmodel.estimate.training_shape import micro_batch, model_weights, weights_of
+from perfmodel.estimate.training_target import TrainingTarget
+from perfmodel.layers.training import embedding_work, head_work, layer_work
+from perfmodel.layers.training_recipe import TrainingRecipe
+from perfmodel.layers.training_work import LayerWork, MicroBatch
+from perfmodel.models.block import Block
+from perfmodel.models.spec import ModelSpec
+from perfmodel.parallel.rules import Verdicts, judge
+from perfmodel.parallel.training_grid import TrainingGrid
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingWorkload:
+    """What one optimizer step trains on.
+
+    Parameters
+    ----------
+    seq : float
+        Tokens of a sequence.
+    global_batch : float or array
+        Sequences of a step; an array broadcasts against the plans.
+    """
+
+    seq: float
+    global_batch: Floats
+
+    def __post_init__(self) -> None:
+        for name in ("seq", "global_batch"):
+            values = as_floats(getattr(self, name))
+            if not np.all(np.isfinite(values)) or np.any(values < 1) or np.any(values != np.floor(values)):
+                raise PlanError(f"{name} must be a whole number of at least 1, not {float(values.ravel()[0]):g}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingEstimate:
+    """Predictions for a grid of training plans.
+
+    Parameters
+    ----------
+    grid : TrainingGrid
+        The plans.
+    columns : mapping
+        Column name -> one float64 per plan, flattened; SI units.
+    verdicts : Verdicts
+        Feasibility and reasons.
+    memory : TrainingMemory
+        Memory by part and by operator.
+    context : mapping
+        What all plans share.
+    """
+
+    grid: TrainingGrid
+    columns: Mapping[str, npt.NDArray[np.float64]]
+    verdicts: Verdicts
+    memory: TrainingMemory
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> npt.NDArray[np.float64]:
+        return self.columns[name]
+
+    def __len__(self) -> int:
+        return self.grid.size
+
+    @property
+    def feasible(self) -> npt.NDArray[np.bool_]:
+        """True for every plan that breaks no rule."""
+        return self.verdicts.feasible
+
+    def row(self, index: int) -> dict[str, Any]:
+        """Everything known about one plan.
+
+        Parameters
+        ----------
+        index : int
+            Flat position in the grid.
+
+        Returns
+        -------
+        dict
+            Knobs, columns, feasible and reason.
+        """
+        row = self.grid.row(index) | {name: float(values[index]) for name, values in self.columns.items()}
+        row["feasible"] = bool(self.verdicts.code[index] == 0)
+        row["reason"] = self.verdicts.reason(index)
+        return row
+
+    def activations(self, index: int) -> dict[str, float]:
+        """Activations of one plan's fullest device by operator.
+
+        Parameters
+        ----------
+        index : int
+            Flat position in the grid.
+
+        Returns
+        -------
+        dict
+            Operator -> bytes, largest first, nothing that is zero [B].
+        """
+        shape = self.grid.shape
+        sizes = {n: float(np.broadcast_to(v, shape).ravel()[index]) for n, v in self.memory.activations.items()}
+        return dict(sorted(((n, v) for n, v in sizes.items() if v > 0), key=lambda pair: -pair[1]))
+
+
+def block_work(block: Block, micro: MicroBatch) -> LayerWork:
+    """List what a whole block does in one microbatch.
+
+    Parameters
+    ----------
+    block : Block
+        Block of the model.
+    micro : MicroBatch
+        Sizes and manner of execution.
+
+    Returns
+    -------
+    LayerWork
+        Work of all its parts.
+    """
+    work = LayerWork()
+    for part in block.parts:
+        work = work + layer_work(part, micro)
+    return work
+
+
+def training_blocks(
+    model: ModelSpec, target: TrainingTarget, grid: TrainingGrid, seq: float, recipe: TrainingRecipe
+) -> tuple[tuple[LayerWork, ...], tuple[LayerWork, LayerWork], tuple[BlockTime, ...], tuple[BlockTime, BlockTime]]:
+    """Work and time of every distinct block, and of embedding and head.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Model.
+    target : TrainingTarget
+        System, kernels and stack.
+    grid : TrainingGrid
+        Plans.
+    seq : float
+        Tokens of a sequence.
+    recipe : TrainingRecipe
+        Number formats.
+
+    Returns
+    -------
+    tuple
+        Works of blocks, works of embedding and head, times of blocks, times of embedding and head.
+    """
+    micro = micro_batch(grid, seq, recipe, target)
+    layer_input = recipe.activation_bytes * as_floats(micro.outer_rows) * model.hidden
+    kernels = Kernels(target, recipe)
+    works = tuple(block_work(block, micro) for block, _ in model.blocks)
+    edges = (embedding_work(model.embedding, micro), head_work(model.head, micro))
+    times = []
+    for (block, _), work in zip(model.blocks, works, strict=True):
+        size = weights_of(block.tensors(), grid)
+        time = with_sharded_weights(block_time(work, kernels, grid), size.dense, size.experts, kernels, grid)
+        times.append(with_offloaded_activations(time, kept_bytes(work, grid, layer_input), target, grid))
+    ends = []
+    for part, work in zip((model.embedding, model.head), edges, strict=True):
+        time = block_time(work, kernels, grid, repeats=False, launches=False)
+        ends.append(with_sharded_weights(time, weights_of(part.tensors(), grid).dense, 0.0, kernels, grid))
+    return works, edges, tuple(times), (ends[0], ends[1])
+
+
+def predict_training(
+    model: ModelSpec,
+    target: TrainingTarget,
+    grid: TrainingGrid,
+    workload: TrainingWorkload,
+    recipe: TrainingRecipe,
+) -> TrainingEstimate:
+    """Predict step time and peak memory of every plan.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Model.
+    target : TrainingTarget
+        System, kernels and stack.
+    grid : TrainingGrid
+        Plans.
+    workload : TrainingWorkload
+        Sequence length and sequences per step.
+    recipe : TrainingRecipe
+        Number formats.
+
+    Returns
+    -------
+    TrainingEstimate
+        step_s and its parts, peak_bytes and its parts, mfu, hfu, tokens per second; one value per plan.
+    """
+    batch = as_floats(workload.global_batch)
+    microbatches = batch / (grid.dp * grid.micro_batch)
+    works, edges, times, ends = training_blocks(model, target, grid, workload.seq, recipe)
+    stream = recipe.activation_bytes * grid.micro_batch * workload.seq / grid.cp * model.hidden
+    weights = model_weights(model, grid, recipe, works)
+    step = step_of(model, target, grid, recipe, weights, times, ends, stream / grid.tp, microbatches)
+    kept = stream / np.where(grid.sequence_parallel > 0, grid.tp, 1.0)
+    memory = training_memory(model, target, grid, recipe, works, edges, kept, microbatches)
+    seconds = as_floats(step_seconds(step.parts))
+    peak = as_floats(memory.peak)
+    own, done = step_flops(model, workload.seq, batch, grid.recompute, grid.recompute_share, recipe.method)
+    peak_flops = Kernels(target, recipe).peak_flops()
+    used = grid.devices * peak_flops * seconds
+    named: dict[str, Floats] = {
+        "step_s": seconds,
+        "peak_bytes": peak,
+        **{f"{name}_s": step.parts[name] for name in STEP_PARTS},
+        **{f"{name}_bytes": memory.parts[name] for name in MEMORY_PARTS},
+        "device_bytes": peak + target.stack.framework_bytes,
+        "microbatches": microbatches,
+        "mfu": own / used,
+        "hfu": done / used,
+        "tokens_per_s": batch * workload.seq / seconds,
+        "tokens_per_s_per_gpu": batch * workload.seq / (seconds * grid.devices),
+    }
+    shape = np.broadcast_shapes(grid.shape, batch.shape)
+    if shape != grid.shape:
+        raise PlanError(f"global_batch of shape {batch.shape} does not broadcast to the plans' shape {grid.shape}")
+    columns = {name: np.broadcast_to(as_floats(value), shape).ravel() for name, value in named.items()}
+    rules = training_rules(model, target, grid, columns, batch)
+    context = {
+        "model": model.id,
+        "system": target.system.id,
+        "device": target.device.id,
+        "stack": target.stack.id,
+        "recipe": recipe.name,
+        "method": recipe.method,
+        "workload": workload,
+        "peak_flops": peak_flops,
+    }
+    return TrainingEstimate(grid, columns, judge(grid.shape, rules), memory, context)

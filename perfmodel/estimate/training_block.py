@@ -1,0 +1,239 @@
+"""Seconds of one block for one microbatch: forward, backward and recomputation, each with its parts."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from perfmodel.arrays import Floats, as_floats
+from perfmodel.costs.training_kernels import launched_time
+from perfmodel.estimate.training_kernels import Kernels
+from perfmodel.estimate.training_network import Network
+from perfmodel.estimate.training_target import TrainingTarget
+from perfmodel.layers.training_work import LayerWork
+from perfmodel.parallel.training_grid import TrainingGrid
+
+BLOCK_PARTS = ("compute", "pointwise", "tp", "cp", "ep", "dp", "offload", "host")
+"""What the time of a block is charged to."""
+
+Parts = dict[str, Floats]
+
+LINK_SHARE = 0.85
+"""Achieved part of the link to the host: PCI Express packets of 256 bytes carry 20 to 30 bytes of headers besides."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockTime:
+    """Time of one block for one microbatch.
+
+    Parameters
+    ----------
+    forward, backward : dict
+        Part of `BLOCK_PARTS` -> seconds; recomputation is in `backward` [s].
+    weight_s : float or array
+        Part of the backward time that computes weight gradients [s].
+    """
+
+    forward: Parts
+    backward: Parts
+    weight_s: Floats
+
+    @property
+    def forward_s(self) -> Floats:
+        """Forward time [s]."""
+        return total(self.forward)
+
+    @property
+    def backward_s(self) -> Floats:
+        """Backward time, recomputation included [s]."""
+        return total(self.backward)
+
+
+def total(parts: Parts) -> Floats:
+    """Sum the parts of a time.
+
+    Parameters
+    ----------
+    parts : dict
+        Part -> seconds [s].
+
+    Returns
+    -------
+    float or array
+        Time [s].
+    """
+    seconds: Floats = 0.0
+    for value in parts.values():
+        seconds = seconds + as_floats(value)
+    return seconds
+
+
+def _add(first: Parts, second: Parts, share: Floats = 1.0) -> Parts:
+    return {name: as_floats(first[name]) + as_floats(share) * second[name] for name in BLOCK_PARTS}
+
+
+def _empty() -> Parts:
+    return dict.fromkeys(BLOCK_PARTS, as_floats(0.0))
+
+
+def _launched(parts: Parts, kernels: Floats, target: TrainingTarget) -> Parts:
+    """Add the gaps between kernels and what the device waits for the host."""
+    stack = target.stack
+    gaps = dict(parts)
+    gaps["host"] = as_floats(gaps["host"]) + kernels * stack.kernel_gap_s
+    busy = total(gaps)
+    seconds = launched_time(busy, kernels, host_kernel_s=stack.host_kernel_s, blend=stack.blend)
+    gaps["host"] = gaps["host"] + (as_floats(seconds) - busy)
+    return gaps
+
+
+def block_time(
+    work: LayerWork, kernels: Kernels, grid: TrainingGrid, *, repeats: bool = True, launches: bool = True
+) -> BlockTime:
+    """Time one block for every plan.
+
+    Parameters
+    ----------
+    work : LayerWork
+        What the block does on one device.
+    kernels : Kernels
+        Times kernels.
+    grid : TrainingGrid
+        Plans.
+    repeats : bool
+        Whether recomputation touches it; embedding and head are never computed twice.
+    launches : bool
+        Whether its kernels count against the host.
+
+    Returns
+    -------
+    BlockTime
+        Seconds per microbatch and part.
+    """
+    target = kernels.target
+    stack, network = target.stack, Network(target)
+    forward, backward = _empty(), _empty()
+    core: Parts = _empty()
+    weight_s: Floats = 0.0
+    # Collectives are launched like kernels.
+    ahead_kernels: Floats = as_floats(stack.forward_kernels * launches)
+    back_kernels: Floats = as_floats(stack.backward_kernels * launches)
+    for product in work.products:
+        if product.experts:
+            ahead_kernels = ahead_kernels + stack.expert_kernels * as_floats(product.groups)
+            back_kernels = back_kernels + 1.5 * stack.expert_kernels * as_floats(product.groups)
+        ahead, inputs, weights = kernels.product(product)
+        cast, cast_back = kernels.cast(product)
+        forward["compute"] = forward["compute"] + as_floats(ahead)
+        backward["compute"] = backward["compute"] + as_floats(inputs) + weights
+        forward["pointwise"] = forward["pointwise"] + as_floats(cast)
+        backward["pointwise"] = backward["pointwise"] + as_floats(cast_back)
+        weight_s = weight_s + as_floats(weights)
+    for op in work.attentions:
+        ahead, back = kernels.attention(op)
+        forward["compute"] = forward["compute"] + as_floats(ahead)
+        backward["compute"] = backward["compute"] + as_floats(back)
+        core["compute"] = core["compute"] + as_floats(ahead) * stack.unfused
+    for item in work.passes:
+        ahead = kernels.passes(item.forward_bytes, item.forward_kernels)
+        forward["pointwise"] = forward["pointwise"] + as_floats(ahead)
+        backward["pointwise"] = backward["pointwise"] + as_floats(
+            kernels.passes(item.backward_bytes, item.backward_kernels)
+        )
+        if item.core:
+            core["pointwise"] = core["pointwise"] + as_floats(ahead)
+    hidden = {"tp": stack.hidden_tp, "ep": stack.hidden_ep, "cp": 0.0}
+    for exchange in work.exchanges:
+        ranks, stride = network.of(exchange.network, grid)
+        once = as_floats(network.collective(exchange.kind, exchange.payload, ranks, stride, exchange.copies))
+        once = once * (1.0 - hidden[exchange.network])
+        happens = np.where((as_floats(exchange.payload) > 0) & (as_floats(ranks) > 1), 1.0, 0.0) * launches
+        ahead_kernels = ahead_kernels + exchange.forward * happens
+        back_kernels = back_kernels + exchange.backward * happens
+        forward[exchange.network] = forward[exchange.network] + exchange.forward * once
+        backward[exchange.network] = backward[exchange.network] + exchange.backward * once
+    launched = _launched(forward, ahead_kernels, target)
+    returned = _launched(backward, back_kernels, target)
+    if kernels.recipe.method == "forward":
+        return BlockTime(launched, launched, 0.0)  # the second of the two passes
+    if repeats:
+        returned = _add(returned, launched, np.equal(grid.recompute, 2) * grid.recompute_share)
+        returned = _add(returned, core, np.equal(grid.recompute, 1))
+    return BlockTime(launched, returned, weight_s)
+
+
+def with_sharded_weights(
+    time: BlockTime, dense: Floats, experts: Floats, kernels: Kernels, grid: TrainingGrid
+) -> BlockTime:
+    r"""Add the gathering of weights and scattering of gradients where they are fully sharded (ZeRO 3).
+
+    .. math:: \max(t_f, g) + \max(t_b, g + s) \text{ where overlapped}, \quad t_f + g + t_b + g + s \text{ elsewhere}
+
+    Parameters
+    ----------
+    time : BlockTime
+        The block without.
+    dense, experts : float or array
+        Weights of the block on one device before sharding, and those of its experts.
+    kernels : Kernels
+        Recipe and target.
+    grid : TrainingGrid
+        Plans.
+
+    Returns
+    -------
+    BlockTime
+        The block with exposed exchange in part "dp".
+    """
+    if not np.any(grid.zero >= 3):
+        return time
+    network, stack = Network(kernels.target), kernels.target.stack
+    gather: Floats = 0.0
+    scatter: Floats = 0.0
+    for amount, name in ((dense, "dp"), (experts, "edp")):
+        ranks, stride = network.of(name, grid)
+        gather = gather + as_floats(
+            network.collective("all_gather", kernels.recipe.weight_bytes * as_floats(amount), ranks, stride)
+        )
+        scatter = scatter + as_floats(
+            network.collective("reduce_scatter", stack.gradient_bytes * as_floats(amount), ranks, stride)
+        )
+    sharded, overlapped = grid.zero >= 3, grid.grad_overlap > 0
+    ahead = np.where(overlapped, np.maximum(gather - as_floats(time.forward_s), 0.0), gather)
+    both = gather + scatter
+    back = np.where(overlapped, np.maximum(both - as_floats(time.backward_s), 0.0), both)
+    forward, backward = dict(time.forward), dict(time.backward)
+    forward["dp"] = as_floats(forward["dp"]) + np.where(sharded, ahead, 0.0)
+    backward["dp"] = as_floats(backward["dp"]) + np.where(sharded, back, 0.0)
+    return BlockTime(forward, backward, time.weight_s)
+
+
+def with_offloaded_activations(time: BlockTime, kept: Floats, target: TrainingTarget, grid: TrainingGrid) -> BlockTime:
+    r"""Add what the link to the host needs beyond the computation, where activations wait in the host's memory.
+
+    .. math:: \max(t_f, A / B_h) + \max(t_b, A / B_h)
+
+    Parameters
+    ----------
+    time : BlockTime
+        The block without.
+    kept : float or array
+        Activations that the block keeps for its backward pass in one microbatch [B].
+    target : TrainingTarget
+        Its device says how fast the link to the host is.
+    grid : TrainingGrid
+        Plans.
+
+    Returns
+    -------
+    BlockTime
+        The block with the exposed transfers in part "offload".
+    """
+    if not np.any(grid.offload_activations > 0):
+        return time
+    # Without a known link nothing can be moved: a rule refuses the plan.
+    link = target.device.host_bandwidth or np.inf
+    moved = grid.offload_activations * as_floats(kept) / (LINK_SHARE * link)
+    forward, backward = dict(time.forward), dict(time.backward)
+    forward["offload"] = as_floats(forward["offload"]) + np.maximum(moved - as_floats(time.forward_s), 0.0)
+    backward["offload"] = as_floats(backward["offload"]) + np.maximum(moved - as_floats(time.backward_s), 0.0)
+    return BlockTime(forward, backward, time.weight_s)

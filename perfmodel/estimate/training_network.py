@@ -1,0 +1,164 @@
+"""Seconds of training collectives: groups placed on the fabric by size and stride."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from perfmodel.arrays import Floats, as_floats
+from perfmodel.costs.collectives import point_to_point
+from perfmodel.costs.data_parallel import ring_over_nodes
+from perfmodel.estimate.timing import call_form
+from perfmodel.estimate.training_target import TrainingTarget
+from perfmodel.parallel.training_grid import TrainingGrid
+
+NETWORK_EFFICIENCY = 0.94
+"""Part of the network's bandwidth that large transfers between nodes reach.
+
+All-reduce bus bandwidth of 32 GPUs: 192 of 200 GB/s per node on DGX A100, 370 of 400 on DGX H100 (NVIDIA GTC 2025,
+session S72583).
+"""
+
+_ROUNDS = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Times collectives of one target.
+
+    Parameters
+    ----------
+    target : TrainingTarget
+        System and calibrations.
+    """
+
+    target: TrainingTarget
+
+    @property
+    def node(self) -> float:
+        """Devices of one scale-up domain."""
+        return float(self.target.system.tiers[0].devices)
+
+    def _outer(self) -> float:
+        tiers = self.target.system.tiers
+        return tiers[1].bandwidth / tiers[1].oversubscription if len(tiers) > 1 else tiers[0].bandwidth
+
+    def members(self, ranks: Floats, stride: Floats) -> Floats:
+        """Members of a group inside one scale-up domain.
+
+        Parameters
+        ----------
+        ranks, stride : float or array
+            Size of the group, and distance of neighbouring members.
+
+        Returns
+        -------
+        float or array
+            At least 1.
+        """
+        return np.minimum(ranks, np.maximum(1.0, np.floor(self.node / as_floats(stride))))
+
+    def collective(
+        self, kind: str, payload: Floats, ranks: Floats, stride: Floats = 1.0, copies: float = 1.0
+    ) -> Floats:
+        """Time of one collective.
+
+        Parameters
+        ----------
+        kind : str
+            all_reduce, all_gather, reduce_scatter or all_to_all.
+        payload : float or array
+            Total buffer; for all-to-all, what one rank holds [B].
+        ranks, stride : float or array
+            Size of the group, and distance of neighbouring members.
+        copies : float
+            Members that each element of an all-to-all goes to.
+
+        Returns
+        -------
+        float or array
+            Time, zero for a group of one or nothing to send [s].
+        """
+        size, n = as_floats(payload), as_floats(ranks)
+        inside = self.members(n, stride)
+        near = self._inside(kind, size, inside)
+        if kind == "all_to_all":
+            far = self._scattered(size, n, inside, copies)
+        else:
+            far = ring_over_nodes(
+                size,
+                n,
+                inside,
+                _ROUNDS[kind],
+                bandwidth=self._outer(),
+                inner_bandwidth=self.target.system.tiers[0].bandwidth,
+                network_efficiency=NETWORK_EFFICIENCY,
+            )
+        seconds = np.where(inside >= n, near, far)
+        return np.where((n > 1.0) & (size > 0.0), seconds, 0.0)
+
+    def _inside(self, kind: str, payload: Floats, ranks: Floats) -> Floats:
+        bandwidth = self.target.system.tiers[0].bandwidth
+        measured = self.target.kernels.find(kind, "bf16", engine="nccl")
+        if measured is None:
+            rounds = _ROUNDS.get(kind, 1.0)
+            return ring_over_nodes(
+                payload, ranks, ranks, rounds, bandwidth=np.inf, inner_bandwidth=bandwidth, start_s=1e-5
+            )
+        sizes = {"nbytes": np.maximum(payload, 1.0), "ranks": np.maximum(ranks, 2.0)}
+        return call_form(measured, sizes, {"bandwidth": bandwidth, "op": kind})
+
+    def _scattered(self, payload: Floats, ranks: Floats, inside: Floats, copies: float) -> Floats:
+        """All-to-all over several nodes: a token crosses the network once per node that wants it, links do the rest."""
+        nodes = as_floats(ranks) / inside
+        # Distinct other nodes among so many random ones; with one copy the share of ranks elsewhere.
+        wanted = (nodes - 1.0) * (1.0 - np.power(1.0 - 1.0 / nodes, copies))
+        leaving = wanted / copies * as_floats(payload)
+        near = as_floats(payload) / (0.75 * self.target.system.tiers[0].bandwidth)
+        return 3e-5 + np.maximum(leaving / (NETWORK_EFFICIENCY * self._outer()), near)
+
+    def hop(self, payload: Floats, stage: Floats) -> Floats:
+        """Time of one message to the neighbouring pipeline stage.
+
+        Parameters
+        ----------
+        payload : float or array
+            Bytes that one device sends [B].
+        stage : float or array
+            Devices of a stage: the distance of the neighbour.
+
+        Returns
+        -------
+        float or array
+            Time [s].
+        """
+        tiers = self.target.system.tiers
+        near = point_to_point(payload, bandwidth=0.75 * tiers[0].bandwidth, latency=tiers[0].latency_s)
+        far = point_to_point(payload, bandwidth=NETWORK_EFFICIENCY * self._outer(), latency=tiers[-1].latency_s)
+        return np.where(as_floats(stage) < self.node, near, far)
+
+    def of(self, network: str, grid: TrainingGrid) -> tuple[Floats, Floats]:
+        """Size and stride of one of a grid's groups.
+
+        Ranks are numbered with tensor parallelism fastest, then context, data and pipeline parallelism; expert groups
+        are neighbouring ranks of a stage.
+
+        Parameters
+        ----------
+        network : str
+            tp, cp, ep, dp (with context parallelism: those who hold the same weights) or edp (the same experts).
+        grid : TrainingGrid
+            Plans.
+
+        Returns
+        -------
+        tuple of float or array
+            Ranks and stride.
+        """
+        groups: dict[str, tuple[Floats, Floats]] = {
+            "tp": (grid.tp, 1.0),
+            "cp": (grid.cp, grid.tp),
+            "dp": (grid.dp * grid.cp, grid.tp),
+            "ep": (grid.ep, 1.0),
+            "edp": (np.maximum(grid.stage / grid.ep, 1.0), grid.ep),
+        }
+        return groups[network]

@@ -1,0 +1,266 @@
+"""Seconds of one optimizer step: blocks make stages, stages a pipeline; gradients are exchanged, weights updated."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from perfmodel.arrays import Floats, as_floats
+from perfmodel.costs.training import optimizer_bytes
+from perfmodel.costs.training_schedules import schedule_bubble
+from perfmodel.estimate.training_block import BLOCK_PARTS, BlockTime, Parts, total
+from perfmodel.estimate.training_network import Network
+from perfmodel.estimate.training_shape import ModelWeights, StageKind, Weights, stage_kinds
+from perfmodel.estimate.training_target import TrainingTarget
+from perfmodel.layers.training_recipe import TrainingRecipe
+from perfmodel.models.spec import ModelSpec
+from perfmodel.parallel.training_grid import TrainingGrid
+
+STEP_PARTS = ("compute", "pointwise", "tp", "cp", "ep", "pp", "bubble", "dp", "optimizer", "offload", "host")
+"""What a step's time is made of, in the order in which reports show it."""
+
+STREAM_EFFICIENCY = 0.85
+"""Achieved part of the memory bandwidth in the optimizer's fused passes over long arrays."""
+
+
+PERTURBATIONS = 4.0
+"""Passes over all weights of a zeroth-order step: forward, back twice as far, home, and the update.
+
+Malladi et al. 2023, Fine-Tuning Language Models with Just Forward Passes (arXiv:2305.17333), algorithm 1.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Time and weights of one kind of stage.
+
+    Parameters
+    ----------
+    parts : dict
+        Part of `BLOCK_PARTS` -> seconds per microbatch [s].
+    forward_s, backward_s, weight_s : float or array
+        Times of one microbatch: forward, backward, and the weight gradients in it [s].
+    weights : Weights
+        Elements on one device.
+    layers : float
+        Blocks of the stage.
+    """
+
+    parts: Parts
+    forward_s: Floats
+    backward_s: Floats
+    weight_s: Floats
+    weights: Weights
+    layers: float
+
+    @property
+    def seconds(self) -> Floats:
+        """Forward and backward time of one microbatch [s]."""
+        return as_floats(self.forward_s) + self.backward_s
+
+
+def stage_of(
+    kind: StageKind,
+    blocks: tuple[BlockTime, ...],
+    edges: tuple[BlockTime, BlockTime],
+    weights: ModelWeights,
+) -> Stage:
+    """Sum blocks and edges to a stage.
+
+    Parameters
+    ----------
+    kind : StageKind
+        Which blocks, and whether embedding and head are in it.
+    blocks : tuple of BlockTime
+        Time of every distinct block.
+    edges : tuple of BlockTime
+        Time of embedding and head.
+    weights : ModelWeights
+        Weights of the model's parts.
+
+    Returns
+    -------
+    Stage
+        Times of one microbatch.
+    """
+    chosen = [(float(count), time) for count, time in zip(kind.blocks, blocks, strict=True) if count]
+    chosen += [(1.0, edges[0])] if kind.first else []
+    chosen += [(1.0, edges[1])] if kind.last else []
+    parts: Parts = dict.fromkeys(BLOCK_PARTS, as_floats(0.0))
+    forward: Floats = 0.0
+    backward: Floats = 0.0
+    weight: Floats = 0.0
+    for count, time in chosen:
+        for name in BLOCK_PARTS:
+            parts[name] = parts[name] + count * (as_floats(time.forward[name]) + time.backward[name])
+        forward = forward + count * as_floats(time.forward_s)
+        backward = backward + count * as_floats(time.backward_s)
+        weight = weight + count * as_floats(time.weight_s)
+    return Stage(parts, forward, backward, weight, weights.of(kind), float(sum(kind.blocks)))
+
+
+@dataclass(frozen=True, slots=True)
+class Pipelined:
+    """One optimizer step.
+
+    Parameters
+    ----------
+    parts : dict
+        Part of `STEP_PARTS` -> seconds; their sum is the step [s].
+    forward_s, backward_s : float or array
+        One microbatch in the slowest stage [s].
+    """
+
+    parts: Parts
+    forward_s: Floats
+    backward_s: Floats
+
+
+def step_of(
+    model: ModelSpec,
+    target: TrainingTarget,
+    grid: TrainingGrid,
+    recipe: TrainingRecipe,
+    weights: ModelWeights,
+    blocks: tuple[BlockTime, ...],
+    edges: tuple[BlockTime, BlockTime],
+    hop_bytes: Floats,
+    microbatches: Floats,
+) -> Pipelined:
+    r"""Compose one optimizer step from the times of blocks.
+
+    .. math:: t = m\,\max_i t_i + \frac{\sum_i t_i - \max_i t_i}{v}\,\beta + t_{dp} + t_{opt}
+
+    with the schedule's idle time relative to plain 1F1B as :math:`\beta`.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Model.
+    target : TrainingTarget
+        System and stack.
+    grid : TrainingGrid
+        Plans.
+    recipe : TrainingRecipe
+        Number formats.
+    weights : ModelWeights
+        Weights of the model's parts.
+    blocks : tuple of BlockTime
+        Time of every distinct block.
+    edges : tuple of BlockTime
+        Time of embedding and head.
+    hop_bytes : float or array
+        Activations that one device sends to the next stage [B].
+    microbatches : float or array
+        Microbatches of the step.
+
+    Returns
+    -------
+    Pipelined
+        Seconds of the step by part.
+    """
+    result: dict[str, Floats] = {}
+    for stages, kinds in stage_kinds(model, grid):
+        mine = np.equal(grid.pp, stages)
+        found = [(kind, stage_of(kind, blocks, edges, weights)) for kind in kinds]
+        chosen = _compose(found, target, grid, recipe, microbatches)
+        for name, value in chosen.items():
+            result[name] = np.where(mine, value, result.get(name, 0.0))
+    network = Network(target)
+    piped = grid.pp > 1
+    hop = np.where(piped, network.hop(hop_bytes, grid.stage), 0.0)
+    hidden = piped & (grid.vp > 1) & target.stack.hidden_hops
+    result["pp"] = np.where(hidden, 0.0, 2.0 * microbatches * hop * np.where(target.stack.hidden_hops, 1.0, grid.vp))
+    result["bubble"] = as_floats(result["bubble"]) + 2.0 * (grid.pp - 1.0) * hop
+    if weights.tied:
+        gradient = target.stack.gradient_bytes * as_floats(weights.table.learned)
+        once = network.collective("all_reduce", gradient, np.where(piped, 2.0, 1.0), grid.stage)
+        result["dp"] = as_floats(result["dp"]) + once
+    parts = {name: result[name] for name in STEP_PARTS}
+    return Pipelined(parts, result["forward_s"], result["backward_s"])
+
+
+def _compose(
+    found: list[tuple[StageKind, Stage]],
+    target: TrainingTarget,
+    grid: TrainingGrid,
+    recipe: TrainingRecipe,
+    microbatches: Floats,
+) -> dict[str, Floats]:
+    """Step of a pipeline with one number of stages, without the hops between them."""
+    everything: Floats = 0.0
+    slowest = found[0][1]
+    seconds: Floats = slowest.seconds
+    forward: Floats = slowest.forward_s
+    backward: Floats = slowest.backward_s
+    weight: Floats = slowest.weight_s
+    parts: Parts = dict(slowest.parts)
+    exchange: Floats = 0.0
+    update: Floats = 0.0
+    for kind, stage in found:
+        everything = everything + kind.count * as_floats(stage.seconds)
+        slower = as_floats(stage.seconds) > seconds
+        parts = {name: np.where(slower, stage.parts[name], parts[name]) for name in BLOCK_PARTS}
+        forward = np.where(slower, stage.forward_s, forward)
+        backward = np.where(slower, stage.backward_s, backward)
+        weight = np.where(slower, stage.weight_s, weight)
+        seconds = np.maximum(seconds, stage.seconds)
+        exchange = np.maximum(exchange, _exchange(stage, target, grid, recipe))
+        update = np.maximum(update, _update(stage.weights, target, grid, recipe))
+    idle = as_floats(everything) - seconds
+    plain = as_floats(schedule_bubble(grid.pp, forward, backward, weight))
+    wanted = as_floats(schedule_bubble(grid.pp, forward, backward, weight, grid.vp, schedule=grid.schedule))
+    ratio = np.where(plain > 0.0, wanted / np.where(plain > 0.0, plain, 1.0), 0.0)
+    out: dict[str, Floats] = {name: as_floats(microbatches) * value for name, value in parts.items()}
+    out["bubble"] = idle * ratio
+    out["dp"] = out["dp"] + exchange
+    out["optimizer"] = update
+    return out | {"forward_s": forward, "backward_s": backward}
+
+
+def _exchange(stage: Stage, target: TrainingTarget, grid: TrainingGrid, recipe: TrainingRecipe) -> Floats:
+    """Exposed exchange of gradients (and of updated weights, where the optimizer is sharded) of one stage."""
+    network, stack = Network(target), target.stack
+    reduce: Floats = 0.0
+    scatter: Floats = 0.0
+    gather: Floats = 0.0
+    for amount, name in ((stage.weights.learned, "dp"), (stage.weights.learned_experts, "edp")):
+        ranks, stride = network.of(name, grid)
+        gradients = stack.gradient_bytes * as_floats(amount)
+        reduce = reduce + as_floats(network.collective("all_reduce", gradients, ranks, stride))
+        scatter = scatter + as_floats(network.collective("reduce_scatter", gradients, ranks, stride))
+        updated = recipe.weight_bytes * as_floats(amount)
+        gather = gather + as_floats(network.collective("all_gather", updated, ranks, stride))
+    # Only the last microbatch's backward and the next step's first forward hide anything, all but one layer of each.
+    hides = grid.grad_overlap * (stage.layers - 1.0) / max(stage.layers, 1.0)
+    window, next_window = hides * stage.backward_s, hides * stage.forward_s
+    plain = np.maximum(as_floats(reduce) - window, 0.0)
+    sharded = np.maximum(as_floats(scatter) - window, 0.0) + np.maximum(as_floats(gather) - next_window, 0.0)
+    return np.where(grid.zero >= 3, 0.0, np.where(grid.zero >= 1, sharded, plain))
+
+
+def _update(weights: Weights, target: TrainingTarget, grid: TrainingGrid, recipe: TrainingRecipe) -> Floats:
+    """Optimizer step of one stage."""
+    rate = STREAM_EFFICIENCY * target.device.memory_bandwidth
+    if recipe.method == "forward":
+        held = as_floats(weights.dense) + weights.experts
+        return PERTURBATIONS * 2.0 * recipe.weight_bytes * held / rate
+    sharded = grid.zero >= 1
+    dense = optimizer_bytes(weights.learned, np.where(sharded, grid.dp * grid.cp, 1.0))
+    experts = optimizer_bytes(weights.learned_experts, np.where(sharded, np.maximum(grid.stage / grid.ep, 1.0), 1.0))
+    return (as_floats(dense) + experts) / rate
+
+
+def step_seconds(parts: Parts) -> Floats:
+    """Sum of a step's parts.
+
+    Parameters
+    ----------
+    parts : dict
+        Part of `STEP_PARTS` -> seconds [s].
+
+    Returns
+    -------
+    float or array
+        The step [s].
+    """
+    return total(parts)

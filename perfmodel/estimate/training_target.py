@@ -1,0 +1,77 @@
+"""Training target: the machine that trains: a system, its kernel calibrations and a software stack."""
+
+from dataclasses import dataclass
+
+from perfmodel.hardware.catalog import load_system
+from perfmodel.hardware.device import Device
+from perfmodel.hardware.fabric import System
+from perfmodel.hardware.kernel_files import load_kernel_table
+from perfmodel.hardware.kernels import KernelTable
+from perfmodel.hardware.stack import Stack
+from perfmodel.hardware.stack_files import load_stack
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingTarget:
+    """What trains the model.
+
+    Parameters
+    ----------
+    system : System
+        Device and fabric.
+    kernels : KernelTable
+        Kernel calibrations that may serve the device.
+    stack : Stack
+        Training software.
+    """
+
+    system: System
+    kernels: KernelTable
+    stack: Stack
+
+    @property
+    def device(self) -> Device:
+        """The accelerator."""
+        return self.system.device
+
+
+def training_target(
+    system: System | str,
+    stack: Stack | str = "neutral",
+    *,
+    gpus_per_node: int | None = None,
+    profiles: str | None = None,
+) -> TrainingTarget:
+    """Bring together a system, the calibrations of its device and training software.
+
+    Parameters
+    ----------
+    system : System or str
+        System, or its name or path.
+    stack : Stack or str
+        Stack, its name, or the path of a file.
+    gpus_per_node : int, optional
+        Devices of a scale-up domain, where not the system's own.
+    profiles : str, optional
+        Directory of profiles that is searched first.
+
+    Returns
+    -------
+    TrainingTarget
+        What training runs on.
+
+    Raises
+    ------
+    UnknownNameError
+        If a name is in no catalogue.
+
+    Examples
+    --------
+    >>> training_target("hgx-a100", "megatron-2021").stack.attention
+    'unfused'
+    """
+    loaded = load_system(system, profiles) if isinstance(system, str) else system
+    if gpus_per_node and gpus_per_node != loaded.scale_up_devices:
+        loaded = loaded.with_scale_up(gpus_per_node)
+    kernels = load_kernel_table(loaded.device.id, loaded.device.architecture, profiles)
+    return TrainingTarget(loaded, kernels, load_stack(stack, profiles) if isinstance(stack, str) else stack)

@@ -1,0 +1,251 @@
+"""Ranking of training plans: every split, microbatch and recomputation that fits, fastest step first."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from perfmodel.costs.reliability import DEVICE_MTBF_S, checkpoint_interval, goodput, job_mtbf
+from perfmodel.errors import NothingFeasibleError, PlanError
+from perfmodel.estimate.training import TrainingEstimate, TrainingWorkload, predict_training
+from perfmodel.estimate.training_target import TrainingTarget
+from perfmodel.layers.training_recipe import TrainingRecipe
+from perfmodel.models.spec import ModelSpec
+from perfmodel.parallel.training_grid import TRAINING_KNOBS
+from perfmodel.parallel.training_splits import training_splits
+from perfmodel.units import format_size
+
+DAY_S = 86400.0
+"""Seconds of a day."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """How often a job stops and what that costs.
+
+    Parameters
+    ----------
+    device_mtbf_s : float
+        Mean time between interruptions that one device causes [s].
+    checkpoint_s : float
+        Time for which the job stands still to write a checkpoint [s].
+    restart_s : float
+        Time from an interruption until the job computes again [s].
+    """
+
+    device_mtbf_s: float = DEVICE_MTBF_S
+    checkpoint_s: float = 60.0
+    restart_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        for name in ("device_mtbf_s", "checkpoint_s", "restart_s"):
+            value = getattr(self, name)
+            if not np.isfinite(value) or value < 0 or (name == "device_mtbf_s" and value == 0):
+                raise PlanError(f"{name} must be a time, not {value:g}")
+
+    def columns(self, gpus: int) -> dict[str, float]:
+        """What it means for a job.
+
+        Parameters
+        ----------
+        gpus : int
+            Devices of the job.
+
+        Returns
+        -------
+        dict
+            goodput (useful share of the time), checkpoint_interval_s and job_mtbf_s.
+        """
+        mean = job_mtbf(gpus, device_mtbf_s=self.device_mtbf_s)
+        interval = checkpoint_interval(self.checkpoint_s, mean)
+        share = goodput(interval, self.checkpoint_s, self.restart_s, mean)
+        return {"goodput": float(share), "checkpoint_interval_s": float(interval), "job_mtbf_s": float(mean)}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRanking:
+    """Ranked training plans and why the rest is not among them.
+
+    Parameters
+    ----------
+    estimate : TrainingEstimate
+        Every plan that was searched.
+    order : numpy.ndarray
+        Positions of the feasible plans, fastest first.
+    gpus : int
+        Devices of every plan.
+    tokens : float
+        Tokens to train on; 0 where no budget was given.
+    seconds : float
+        Time the search took [s].
+    infeasible : mapping
+        Reason -> number of plans.
+    reliability : Reliability, optional
+        Interruptions that the days of the token budget have to pay for.
+    """
+
+    estimate: TrainingEstimate
+    order: npt.NDArray[np.int64]
+    gpus: int
+    tokens: float
+    seconds: float
+    infeasible: Mapping[str, int] = field(default_factory=dict)
+    reliability: Reliability | None = None
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def row(self, rank: int) -> dict[str, Any]:
+        """One ranked plan.
+
+        Parameters
+        ----------
+        rank : int
+            1 for the fastest.
+
+        Returns
+        -------
+        dict
+            The estimate's row with rank and gpus, and with days where a token budget was given.
+        """
+        row = {"rank": rank, "gpus": self.gpus} | self.estimate.row(int(self.order[rank - 1]))
+        if self.reliability:
+            row |= self.reliability.columns(self.gpus)
+        if self.tokens:
+            row["days"] = self.tokens / row["tokens_per_s"] / DAY_S / row.get("goodput", 1.0)
+        return row
+
+
+def rank_training(
+    model: ModelSpec,
+    target: TrainingTarget,
+    gpus: int,
+    workload: TrainingWorkload,
+    recipe: TrainingRecipe,
+    *,
+    tokens: float = 0.0,
+    chosen: Mapping[str, Any] | None = None,
+    reliability: Reliability | None = None,
+) -> TrainingRanking:
+    """Rank every training plan of a number of devices by the time of its step.
+
+    Ties go to the smaller knobs in the order of `TRAINING_KNOBS`, so the order does not depend on how plans were
+    enumerated. Fully sharded weights are tried without a pipeline only.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Model.
+    target : TrainingTarget
+        System, kernels and stack.
+    gpus : int
+        Devices to use.
+    workload : TrainingWorkload
+        Sequence length and sequences per step.
+    recipe : TrainingRecipe
+        Number formats.
+    tokens : float
+        Tokens to train on; 0 for no budget.
+    chosen : mapping, optional
+        Knobs held at one value.
+    reliability : Reliability, optional
+        Interruptions to be paid for.
+
+    Returns
+    -------
+    TrainingRanking
+        Ranked plans, never empty.
+
+    Raises
+    ------
+    NothingFeasibleError
+        If no plan fits; the message names the nearest miss.
+    PlanError
+        If the request itself makes no sense.
+    """
+    start = time.perf_counter()
+    if tokens < 0 or not np.isfinite(tokens):
+        raise PlanError(f"tokens must not be negative, not {tokens:g}")
+    if gpus > target.system.max_devices:
+        raise PlanError(
+            f"{target.system.id} connects at most {target.system.max_devices} devices, and {gpus} are wanted"
+        )
+    sizes = model.divisors()
+    grid = training_splits(
+        gpus,
+        global_batch=int(np.max(workload.global_batch)),
+        tensor_limit=sizes.get("heads", gpus),
+        layers=model.layers,
+        experts=sizes.get("experts", 0),
+        seq=int(workload.seq),
+        recompute=("none", "selective", "full") if target.stack.unfused else ("none", "full"),
+        zero=(1, 3),
+        chosen=chosen,
+    )
+    if not (chosen or {}).get("zero"):
+        grid = grid.take((grid.column("zero") < 3) | (grid.column("pp") < 2))
+    estimate = predict_training(model, target, grid, workload, recipe)
+    order = _order(estimate)
+    if not len(order):
+        raise NothingFeasibleError(_nearest_miss(model, target, gpus, estimate))
+    seconds = time.perf_counter() - start
+    return TrainingRanking(estimate, order, gpus, tokens, seconds, estimate.verdicts.counts(), reliability)
+
+
+def _order(estimate: TrainingEstimate) -> npt.NDArray[np.int64]:
+    """Feasible plans by step time, rounded so that equal plans are ties, then by their knobs."""
+    found = np.flatnonzero(estimate.feasible)
+    seconds = estimate["step_s"][found]
+    digits = np.floor(np.log10(np.maximum(seconds, 1e-12)))
+    rounded = np.round(seconds / 10.0 ** (digits - 9.0))
+    keys = [estimate.grid.column(name)[found] for name in reversed(TRAINING_KNOBS)]
+    return np.asarray(found[np.lexsort((*keys, rounded, digits))], dtype=np.int64)
+
+
+def _nearest_miss(model: ModelSpec, target: TrainingTarget, gpus: int, estimate: TrainingEstimate) -> str:
+    """Say by how much the plan that nearly fits does not."""
+    codes = estimate.verdicts.code
+    memory = codes == len(estimate.verdicts.rules)  # the rule of memory stands last
+    capacity = target.device.memory_bytes
+    if not memory.any():
+        return f"no plan of {gpus} x {target.device.id} trains {model.id}: {estimate.verdicts.reason(0)}"
+    need = np.where(memory, estimate["device_bytes"], np.inf)
+    best = int(np.argmin(need))
+    row = estimate.grid.row(best)
+    return (
+        f"{model.id} does not fit {gpus} x {target.device.id}: nearest is {training_plan_name(row)}, which needs"
+        f" {format_size(float(need[best]), binary=True)} of {format_size(capacity, binary=True)} per device;"
+        " use more devices, or a smaller microbatch, and see --stack for what software adds"
+    )
+
+
+def training_plan_name(row: Mapping[str, Any]) -> str:
+    """Name a plan by the knobs that are not at their default.
+
+    Parameters
+    ----------
+    row : mapping
+        Knobs of a plan.
+
+    Returns
+    -------
+    str
+        For instance "tp8 pp4 dp32 vp2 mb1 full recompute".
+
+    Examples
+    --------
+    >>> training_plan_name({"tp": 8, "pp": 1, "dp": 4, "micro_batch": 2, "recompute": "full", "zero": 3})
+    'tp8 dp4 mb2 ZeRO-3 full recompute'
+    """
+    words = [f"{name}{row[name]}" for name in ("tp", "pp", "dp", "cp", "ep", "vp") if row.get(name, 1) > 1]
+    words.append(f"mb{row.get('micro_batch', 1)}")
+    if row.get("zero") == 3:
+        words.append("ZeRO-3")
+    if row.get("schedule", "1f1b") != "1f1b":
+        words.append(str(row["schedule"]))
+    if row.get("recompute", "none") != "none":
+        words.append(f"{row['recompute']} recompute")
+    return " ".join(words)

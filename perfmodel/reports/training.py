@@ -1,0 +1,238 @@
+"""Report of training plans: verdict, table, memory by part, why the rest is not there, and a derivation."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from perfmodel.estimate.training import TrainingEstimate
+from perfmodel.estimate.training_flops import CONVENTIONS
+from perfmodel.estimate.training_memory import MEMORY_PARTS
+from perfmodel.estimate.training_pipeline import STEP_PARTS
+from perfmodel.ranking.training import TrainingRanking, training_plan_name
+from perfmodel.reports.tables import plain_table
+from perfmodel.units import format_size, format_time
+
+_WORDS = {
+    "compute": "matrix products and attention",
+    "pointwise": "pointwise passes",
+    "tp": "tensor-parallel communication",
+    "cp": "context-parallel communication",
+    "ep": "expert exchange",
+    "pp": "hops between stages",
+    "bubble": "pipeline bubble",
+    "dp": "gradient and weight exchange",
+    "optimizer": "optimizer",
+    "offload": "moving activations to the host and back",
+    "host": "waiting for the host",
+}
+
+
+def _shares(row: Mapping[str, Any]) -> list[tuple[float, str]]:
+    return sorted(((row[f"{part}_s"] / row["step_s"], part) for part in STEP_PARTS), reverse=True)
+
+
+def training_verdict(ranking: TrainingRanking) -> str:
+    """Say in one sentence which plan is fastest, and in a second why the next is behind it.
+
+    Parameters
+    ----------
+    ranking : TrainingRanking
+        Ranked plans.
+
+    Returns
+    -------
+    str
+        One or two lines.
+    """
+    best = ranking.row(1)
+    days = f", {best['days']:,.1f} days for {ranking.tokens / 1e9:,.0f} G tokens" if ranking.tokens else ""
+    text = (
+        f"Best: {training_plan_name(best)}: {format_time(best['step_s'])} per step,"
+        f" {best['tokens_per_s_per_gpu']:,.0f} tok/s/GPU, MFU {100 * best['mfu']:.1f}%, HFU {100 * best['hfu']:.1f}%,"
+        f" {format_size(best['peak_bytes'], binary=True)} per device{days}."
+    )
+    if "goodput" in best:
+        text += (
+            f"\n      Goodput {100 * best['goodput']:.1f}%: an interruption every {best['job_mtbf_s'] / 3600:,.1f} h,"
+            f" a checkpoint every {best['checkpoint_interval_s'] / 60:,.0f} min."
+        )
+    if len(ranking) < 2:
+        return text
+    other = ranking.row(2)
+    slower = other["step_s"] / best["step_s"] - 1.0
+    more = max(STEP_PARTS, key=lambda part: float(other[f"{part}_s"] - best[f"{part}_s"]))
+    name = training_plan_name(other)
+    lead = f"{100 * slower:.1f}% before {name}" if slower >= 5e-4 else f"Level with {name}"
+    gap = float(other[f"{more}_s"] - best[f"{more}_s"])
+    return (
+        f"{text}\n      {lead}, which spends {format_time(gap)} more in {_WORDS[more]}."
+        if gap > 0
+        else f"{text}\n      {lead}."
+    )
+
+
+def training_rows(ranking: TrainingRanking, top: int) -> tuple[list[str], list[list[str]]]:
+    """Write the fastest plans as a table of text.
+
+    Parameters
+    ----------
+    ranking : TrainingRanking
+        Ranked plans.
+    top : int
+        Rows at most.
+
+    Returns
+    -------
+    tuple
+        Header, and one list of cells per plan.
+    """
+    moe = bool((ranking.estimate.grid.ep > 1).any())
+    knobs = ("tp", "pp", "dp", "cp", *(("ep",) if moe else ()), "vp", "micro_batch", "zero", "recompute")
+    header = ["rank", *("mb" if k == "micro_batch" else k for k in knobs)]
+    header += ["step", "tok/s/GPU", "MFU", "HFU", *(["days"] if ranking.tokens else []), "memory", "time goes to"]
+    rows = []
+    for rank in range(1, min(top, len(ranking)) + 1):
+        row = ranking.row(rank)
+        goes = ", ".join(f"{part} {100 * share:.0f}%" for share, part in _shares(row)[:3] if share >= 0.02)
+        cells = [str(rank), *(str(row[k]) for k in knobs), format_time(row["step_s"])]
+        cells += [f"{row['tokens_per_s_per_gpu']:,.0f}", f"{100 * row['mfu']:.1f}%", f"{100 * row['hfu']:.1f}%"]
+        cells += [f"{row['days']:,.1f}"] if ranking.tokens else []
+        rows.append([*cells, format_size(row["peak_bytes"], binary=True), goes])
+    return header, rows
+
+
+def memory_lines(estimate: TrainingEstimate, index: int) -> list[str]:
+    """Write the memory of one plan's fullest device, part by part, activations by operator.
+
+    Parameters
+    ----------
+    estimate : TrainingEstimate
+        Predictions.
+    index : int
+        Flat position of the plan.
+
+    Returns
+    -------
+    list of str
+        Lines; the parts sum to the peak.
+    """
+    row = estimate.row(index)
+    lines = [f"peak memory {format_size(row['peak_bytes'], binary=True)} (allocator, fullest stage)"]
+    rows = []
+    for part in MEMORY_PARTS:
+        value = row[f"{part}_bytes"]
+        rows.append([part, format_size(value, binary=True), f"{100 * value / row['peak_bytes']:.1f}%"])
+        if part == "activations":
+            for name, nbytes in estimate.activations(index).items():
+                rows.append([f"  {name}", format_size(nbytes, binary=True), f"{100 * nbytes / row['peak_bytes']:.1f}%"])
+    return [*lines, plain_table(["part", "bytes", "share"], rows)]
+
+
+def why_not_training(ranking: TrainingRanking) -> str:
+    """Say how many plans were searched and why most of the others are not in the table.
+
+    Parameters
+    ----------
+    ranking : TrainingRanking
+        Ranked plans.
+
+    Returns
+    -------
+    str
+        One line.
+    """
+    total, lost = len(ranking.estimate), sum(ranking.infeasible.values())
+    text = f"{total:,} plans searched in {ranking.seconds:.2g} s; {100 * lost / total:.0f}% infeasible"
+    reasons = [f"{name} {100 * count / total:.0f}%" for name, count in ranking.infeasible.items()]
+    return text + (f": {', '.join(reasons[:4])}" if reasons else "") + "."
+
+
+def conventions() -> str:
+    """Say what the two utilisations count.
+
+    Returns
+    -------
+    str
+        One line.
+    """
+    return "; ".join(f"{name.upper()}: {text}" for name, text in CONVENTIONS.items()) + "."
+
+
+def training_document(ranking: TrainingRanking, top: int) -> dict[str, Any]:
+    """Arrange a ranking as the document that `--format json` prints.
+
+    Parameters
+    ----------
+    ranking : TrainingRanking
+        Ranked plans.
+    top : int
+        Plans at most.
+
+    Returns
+    -------
+    dict
+        verdict, plans, infeasible and provenance.
+    """
+    context = ranking.estimate.context
+    workload = context["workload"]
+    plans = []
+    for rank in range(1, min(top, len(ranking)) + 1):
+        activations = ranking.estimate.activations(int(ranking.order[rank - 1]))
+        plans.append(ranking.row(rank) | {"activations_by_operator_bytes": activations})
+    return {
+        "verdict": training_verdict(ranking),
+        "plans": plans,
+        "infeasible": dict(ranking.infeasible),
+        "provenance": {
+            "model": context["model"],
+            "system": context["system"],
+            "device": context["device"],
+            "stack": context["stack"],
+            "precision": context["recipe"],
+            "seq": workload.seq,
+            "global_batch": workload.global_batch,
+            "conventions": dict(CONVENTIONS),
+            "plans_searched": len(ranking.estimate),
+            "search_seconds": ranking.seconds,
+        },
+    }
+
+
+def training_derivation(estimate: TrainingEstimate, index: int, provenance: Mapping[str, str]) -> str:
+    """Derive one plan's step and memory.
+
+    Parameters
+    ----------
+    estimate : TrainingEstimate
+        Predictions.
+    index : int
+        Flat position of the plan.
+    provenance : mapping
+        Number of the stack -> where it comes from.
+
+    Returns
+    -------
+    str
+        Lines: the step part by part, memory part by part, and what they rest on.
+    """
+    row, context = estimate.row(index), estimate.context
+    rows = [
+        [part, format_time(row[f"{part}_s"]), f"{100 * row[f'{part}_s'] / row['step_s']:.1f}%", _WORDS[part]]
+        for part in STEP_PARTS
+    ]
+    lines = [
+        f"{context['model']} on {context['system']}, stack {context['stack']}, {context['recipe']},"
+        f" {context['method']} training: {training_plan_name(row)}",
+        f"step {format_time(row['step_s'])}: {row['microbatches']:g} microbatches per rank,"
+        f" MFU {100 * row['mfu']:.1f}%,"
+        f" HFU {100 * row['hfu']:.1f}% of {context['peak_flops'] / 1e12:,.0f} TFLOP/s",
+        plain_table(["part", "time", "share", "what it is"], rows),
+        "",
+        *memory_lines(estimate, index),
+        "",
+        f"{conventions()}",
+        f"numbers of the stack {context['stack']}:",
+        *(f"  {name}: {source}" for name, source in provenance.items()),
+    ]
+    if row["reason"]:
+        lines.append(f"not feasible: {row['reason']}")
+    return "\n".join(lines)

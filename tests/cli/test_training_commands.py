@@ -1,0 +1,133 @@
+"""Training commands as a user types them: output, exit codes, one-line errors."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from perfmodel.cli.main import main
+
+RANK = ["rank", "training", "--model", "meta-llama/Llama-3.1-8B-Instruct", "--system", "hgx-h100", "--gpus", "16"]
+RANK += ["--global-batch", "64", "--seq", "4Ki"]
+HEADER = (
+    "id,model,hardware,gpus_per_node,seq,tp,pp,dp,cp,micro_batch,global_batch,precision,recompute,measured_step_s\n"
+)
+ROW = "a,meta-llama/Llama-3.1-8B-Instruct,h100-sxm,8,4096,2,1,4,1,1,32,bf16,none,2.0\n"
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        main([str(a) for a in arguments])
+    out = capsys.readouterr()
+    return stop.value.code, out.out, out.err
+
+
+@pytest.fixture
+def cases(tmp_path):
+    path = tmp_path / "cases.csv"
+    path.write_text(HEADER + ROW + ROW.replace("a,", "b,", 1).replace(",32,", ",31,"))
+    return path
+
+
+def test_rank_prints_verdict_table_memory_and_conventions(capsys):
+    code, out, err = run(capsys, *RANK, "--tokens", "15T", "--top", 3)
+    assert (code, err) == (0, "")
+    assert out.startswith("Best: ")
+    assert "days for 15,000 G tokens" in out
+    for part in ("weights", "optimizer", "activations", "mlp activation input", "infeasible", "MFU: 6 FLOP per token"):
+        assert part in out
+    assert "HFU: as mfu" in out
+
+
+def test_rank_json_keeps_the_contract(capsys):
+    code, out, _ = run(capsys, *RANK, "--format", "json", "--top", 2)
+    document = json.loads(out)
+    assert code == 0
+    assert list(document) == ["verdict", "plans", "infeasible", "provenance"]
+    best = document["plans"][0]
+    assert {"step_s", "peak_bytes", "mfu", "hfu", "tokens_per_s_per_gpu", "tp", "recompute"} <= set(best)
+    assert best["step_s"] <= document["plans"][1]["step_s"]
+    assert document["provenance"]["conventions"]["mfu"]
+
+
+def test_rank_csv_goes_to_a_file(capsys, tmp_path):
+    path = tmp_path / "plans.csv"
+    code, out, _ = run(capsys, *RANK, "--format", "csv", "-o", path, "--tp", 2, "--recompute", "full")
+    assert (code, out) == (0, "")
+    rows = list(csv.DictReader(io.StringIO(path.read_text())))
+    assert {row["tp"] for row in rows} == {"2"}
+    assert {row["recompute"] for row in rows} == {"full"}
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "message"),
+    [
+        (["--seq", "4 parsecs"], 2, "--seq"),
+        (["--precision", "bf61"], 2, "unknown training precision 'bf61'"),
+        (["--stack", "megatron"], 2, "unknown stack 'megatron'"),
+        (["--recompute", "ful"], 2, "Did you mean 'full'?"),
+        (["--tp", "3"], 2, "no plan of 16 devices"),
+        (["--global-batch", "0"], 2, "--global-batch must be a whole number"),
+        (["--model", "meta-llama/Meta-Llama-3.1-405B"], 1, "nearest is"),
+    ],
+)
+def test_rank_says_what_is_wrong_in_one_line(capsys, change, code, message):
+    found, out, err = run(capsys, *RANK, *change)
+    assert (found, out) == (code, "")
+    assert err.startswith("perfmodel: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_predict_keeps_the_contract(capsys, cases, tmp_path):
+    path = tmp_path / "out.csv"
+    code, out, err = run(capsys, "predict", "training", cases, "--output", path)
+    assert (code, out) == (0, "")
+    assert "1 of 2 rows have no number" in err
+    rows = list(csv.DictReader(io.StringIO(path.read_text())))
+    assert list(rows[0])[:3] == ["id", "step_s", "peak_bytes"]
+    assert float(rows[0]["step_s"]) > 0
+    assert rows[1]["step_s"] == ""
+    assert "not a multiple of dp=4" in rows[1]["reason"]
+
+
+def test_validate_prints_errors(capsys, cases):
+    code, out, _ = run(capsys, "validate", "training", cases, "--by", "hardware")
+    assert code == 0
+    assert "h100-sxm" in out
+    assert "mape" in out
+    code, out, _ = run(capsys, "validate", "training", cases, "--format", "json")
+    assert json.loads(out)["errors_percent"][-1]["coverage"] == 50.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,seq\n1,2\n", "column 'hardware' is missing"),
+        ("", "is not a CSV table"),
+        (HEADER, "has a header and no cases"),
+    ],
+)
+def test_broken_case_files(capsys, tmp_path, text, message):
+    path = tmp_path / "broken.csv"
+    path.write_text(text)
+    code, out, err = run(capsys, "predict", "training", path)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_explain_derives_time_and_memory(capsys):
+    arguments = ["--model", "meta-llama/Llama-3.1-8B-Instruct", "--system", "hgx-h100", "--seq", "4Ki"]
+    code, out, _ = run(
+        capsys, "explain", "training", *arguments, "--global-batch", 64, "--tp", 2, "--dp", 4, "--recompute", "full"
+    )
+    assert code == 0
+    for part in (
+        "microbatches per rank",
+        "matrix products and attention",
+        "layer inputs",
+        "numbers of the stack neutral",
+    ):
+        assert part in out
