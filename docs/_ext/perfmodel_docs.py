@@ -9,6 +9,7 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
 
+from accuracy_page import write_accuracy
 from reference_pages import write_pages
 from snippets import SnippetError, run_command, run_python
 
@@ -50,7 +51,9 @@ class Run(SphinxDirective):
 
 def generate(app: Sphinx) -> None:
     """Write docs/generated/ before the pages are read."""
-    write_pages(Path(app.srcdir) / "generated")
+    folder = Path(app.srcdir) / "generated"
+    write_pages(folder)
+    write_accuracy(folder)
 
 
 def forget(_app: Sphinx, docname: str, _source: list[str]) -> None:

@@ -11,7 +11,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from perfmodel.arrays import as_floats
-from perfmodel.calibrate.cases import numbers as column_numbers
 from perfmodel.calibrate.cases import words
 from perfmodel.calibrate.families import FAMILY_OF, Family, link_numbers, roofline
 from perfmodel.calibrate.fit import errors_of, fit_form

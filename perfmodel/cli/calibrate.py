@@ -32,8 +32,8 @@ def calibrate(
     from perfmodel.calibrate.cases import read_cases
     from perfmodel.calibrate.files import calibration_toml
     from perfmodel.calibrate.operators import calibrate_operators
+    from perfmodel.estimate.kernel_checks import load_kernels
     from perfmodel.hardware.catalog import list_devices, load_device
-    from perfmodel.hardware.kernel_files import load_kernel_table
     from perfmodel.reports.tables import plain_table
 
     device = load_device(hardware, profiles)
@@ -41,13 +41,13 @@ def calibrate(
         read_cases(cases, ("op", "measured_s")),
         device,
         engine,
-        load_kernel_table(device.id, device.architecture, profiles),
+        load_kernels(device.id, device.architecture, profiles),
         source=dataset or cases.name,
         elsewhere=[
             kernel
             for name in list_devices(profiles)
             if name != device.id
-            for kernel in load_kernel_table(name, "", profiles).measured
+            for kernel in load_kernels(name, "", profiles).measured
         ],
         profiles=profiles,
     )

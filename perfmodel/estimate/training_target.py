@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
+from perfmodel.estimate.kernel_checks import load_kernels
 from perfmodel.hardware.catalog import load_system
 from perfmodel.hardware.device import Device
 from perfmodel.hardware.fabric import System
-from perfmodel.hardware.kernel_files import load_kernel_table
 from perfmodel.hardware.kernels import KernelTable
 from perfmodel.hardware.stack import Stack
 from perfmodel.hardware.stack_files import load_stack
@@ -73,5 +73,5 @@ def training_target(
     loaded = load_system(system, profiles) if isinstance(system, str) else system
     if gpus_per_node and gpus_per_node != loaded.scale_up_devices:
         loaded = loaded.with_scale_up(gpus_per_node)
-    kernels = load_kernel_table(loaded.device.id, loaded.device.architecture, profiles)
+    kernels = load_kernels(loaded.device.id, loaded.device.architecture, profiles)
     return TrainingTarget(loaded, kernels, load_stack(stack, profiles) if isinstance(stack, str) else stack)

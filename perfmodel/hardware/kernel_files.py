@@ -1,4 +1,4 @@
-"""Calibration files: reading kernel coefficients for one device, checked against their formulas' names."""
+"""Calibration files: kernel coefficients of one device; `estimate.kernel_checks` compares them with their formulas."""
 
 import os
 import tomllib
@@ -97,8 +97,9 @@ def read_calibrations(path: Path, basis: Basis = "measured") -> tuple[KernelCali
             host_timed=k.host_timed,
             basis=basis,
             provenance=k.provenance.model_dump(exclude_none=True),
+            place=f"{path}: kernel.{n}",
         )
-        for k in parsed.kernel
+        for n, k in enumerate(parsed.kernel)
     )
 
 

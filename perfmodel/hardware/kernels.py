@@ -54,6 +54,8 @@ class KernelCalibration:
         measured on this device, or default of its architecture.
     provenance : mapping
         Data set, date, number of points, fit error and held-out error [%].
+    place : str
+        File and entry it was read from, for messages.
     """
 
     operator: str
@@ -68,6 +70,7 @@ class KernelCalibration:
     host_timed: bool = False
     basis: Basis = "measured"
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

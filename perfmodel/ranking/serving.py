@@ -48,6 +48,8 @@ class Limits:
                 raise PlanError(f"{name} must be above zero, not {getattr(self, name):g}")
         if self.rate < 0:
             raise PlanError(f"rate must not be negative, not {self.rate:g}")
+        if not np.isfinite(self.rate):
+            raise PlanError(f"rate must be a number of requests per second, not {self.rate:g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +193,8 @@ def rank_serving(
             f"{target.system.id} connects at most {target.system.max_devices} devices, and {gpus} are wanted"
         )
     concurrency = held.pop("concurrency", None)
+    if concurrency is not None and concurrency < 1:
+        raise PlanError(f"concurrency must be a whole number of at least 1, not {concurrency}")
     sizes = model.divisors()
     splits = serving_splits(
         gpus,
@@ -201,7 +205,7 @@ def rank_serving(
     )
     ladder = (
         np.array([float(concurrency)])
-        if concurrency
+        if concurrency is not None
         else concurrency_ladder(_largest_concurrency(model, target, splits, workload, precision))
     )
     grid = plans(
@@ -312,7 +316,8 @@ def nearest_miss(
         i = int(np.argmin(np.where(reached, excess, np.inf)))
         row = estimate.row(i)
         return (
-            f"nothing meets the limits. Nearest: {plan_name(row)} at {row['concurrency']} requests with"
+            f"nothing meets the limits. Nearest: {plan_name(row)} at {row['concurrency']}"
+            f" request{'s' if row['concurrency'] != 1 else ''} with"
             f" TTFT {format_time(row['ttft_s'])}, TPOT {format_time(row['tpot_s'])}: {row['reason']}."
         )
     if any(c.startswith(("weights exceed", "no request fits")) for c in categories):

@@ -61,12 +61,16 @@ def _why_next(best: Mapping[str, Any], other: Mapping[str, Any]) -> str:
         what = {"network": "communication", "latency": "kernel latency", "host": "waiting for the host"}[part]
         return f"{lead}, which spends {100 * theirs:.0f}% of a decode step in {what} (here {100 * ours:.0f}%)."
     if there < 0.98 * here:
-        why = "its KV cache holds no more" if other["bound"] == "capacity" else "the limits allow no more"
-        return f"{lead}, which runs {there:.3g} requests per GPU (here {here:.3g}): {why}."
+        why = "its KV cache holds no more" if other["bound"] == "capacity" else "more are too slow or do not fit"
+        return f"{lead}, which runs {_three(there)} requests per GPU (here {_three(here)}): {why}."
     if gain < 0.005:
         return f"{lead}: TTFT {format_time(other['ttft_s'])}, TPOT {format_time(other['tpot_s'])}."
     slower = max(("decode", "prefill"), key=lambda phase: other[f"{phase}_s"] / best[f"{phase}_s"])
     took, takes = (format_time(row[f"{slower}_s"]) for row in (best, other))
+    if took == takes:
+        # The steps are alike, so what differs is the longest stage and the prompts that share it.
+        took, takes = (format_time(row["tpot_s"]) for row in (best, other))
+        return f"{lead}, whose TPOT is {takes} (here {took})."
     return f"{lead}, whose {slower} step takes {takes} (here {took})."
 
 

@@ -11,9 +11,9 @@ from perfmodel.calibrate.families import FAMILY_OF, GROUP, link_numbers, rooflin
 from perfmodel.costs.formats import FORMATS
 from perfmodel.costs.registry import get_formula
 from perfmodel.errors import PerfmodelError
+from perfmodel.estimate.kernel_checks import load_kernels
 from perfmodel.estimate.timing import call_form, device_numbers
 from perfmodel.hardware.catalog import load_device, load_system
-from perfmodel.hardware.kernel_files import load_kernel_table
 from perfmodel.hardware.kernels import KernelCalibration
 
 OUTPUT = ("id", "time_s", "roofline_s", "basis", "formula", "kernel", "reason")
@@ -94,7 +94,7 @@ def _predict_group(rows: pd.DataFrame, group: dict[str, str], profiles: str | No
         "op": group["op"],
     }
     sizes = family.sizes(rows, device)
-    kernels = load_kernel_table(device.id, device.architecture, profiles)
+    kernels = load_kernels(device.id, device.architecture, profiles)
     calibration = kernels.find(
         group["op"],
         "" if group["op"] in ("dispatch", "combine") else format,
