@@ -70,6 +70,35 @@ def _keywords(form: str) -> frozenset[str]:
     return frozenset(inspect.signature(get_formula(form).function).parameters)
 
 
+COARSE_CORES = 32
+"""A device with fewer cores than this has cores unlike the streaming multiprocessors that the defaults describe."""
+
+_CORE_FLOPS, _CORE_BANDWIDTH = 20e12, 60e9
+# The largest multiprocessors that were measured: 17 TFLOP/s in 16 bits and 54 GB/s of memory bandwidth (GB300).
+
+
+def default_cores(device: Device) -> float:
+    """Cores of a device in the measure of the multiprocessors whose coefficients stand in for its own.
+
+    A TPU has 2 cores and Trainium 8, each as large as dozens of multiprocessors; taken as they are, coefficients per
+    multiprocessor would leave them waiting for their operands.
+
+    Parameters
+    ----------
+    device : Device
+        Device.
+
+    Returns
+    -------
+    float
+        Its own cores where there are many of them, else as many as its matrix rate and memory bandwidth need.
+    """
+    if device.cores >= COARSE_CORES:
+        return float(device.cores)
+    rate = device.peak_flops.get("bf16") or device.peak_flops.get("fp16") or 0.0
+    return float(np.ceil(max(device.cores, rate / _CORE_FLOPS, device.memory_bandwidth / _CORE_BANDWIDTH)))
+
+
 def device_numbers(device: Device, format: str) -> dict[str, float]:
     """Collect the plain numbers that a formula may ask of a device, for one operand format.
 
@@ -216,6 +245,8 @@ def time_operator(
             **form.defaults(),
         )
     else:
+        if calibration.basis == "default":
+            numbers["cores"] = default_cores(device)
         once = call_form(calibration, _sizes(op), numbers)
     compute_s = roofline_bound(flops, 0.0, peak_flops=numbers["peak_flops"], memory_bandwidth=1.0)
     memory_s = roofline_bound(0.0, nbytes, peak_flops=1.0, memory_bandwidth=device.memory_bandwidth)

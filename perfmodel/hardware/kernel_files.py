@@ -75,6 +75,8 @@ def read_calibrations(path: Path, basis: Basis = "measured") -> tuple[KernelCali
     """
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ProfileError(f"{path}: cannot be read ({error.strerror}); check the path and its rights") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ProfileError(f"{path}: not a TOML file: {error}") from None
     try:

@@ -320,6 +320,14 @@ def nearest_miss(
             f" request{'s' if row['concurrency'] != 1 else ''} with"
             f" TTFT {format_time(row['ttft_s'])}, TPOT {format_time(row['tpot_s'])}: {row['reason']}."
         )
+    crowded = np.array([names[int(c)] == "KV cache exceeds memory" if c else False for c in code])
+    if crowded.any():
+        i = int(np.argmax(np.where(crowded, estimate["capacity_requests"], -np.inf)))
+        row = estimate.row(i)
+        return (
+            f"nothing fits: {row['reason']} at best ({plan_name(row)}, {precision.linear})."
+            " Ask for fewer requests, or for more GPUs in a replica."
+        )
     if any(c.startswith(("weights exceed", "no request fits")) for c in categories):
         least = np.where(np.isfinite(estimate["weights_bytes"]), estimate["weights_bytes"], np.inf)
         i = int(np.argmin(np.where(code > 0, least, np.inf)))

@@ -64,7 +64,9 @@ def derivation(
     if not row["feasible"] and "exceed" not in row["reason"]:
         raise PlanError(f"this plan cannot be: {row['reason']}")
     steps = serving_steps(model, target, flat, workload, precision, keep_lines=True)
-    per_rank = int(np.ceil(row["concurrency"] / row["dp"] / row["pp"]))
+    # Requests that find no room in the cache wait, so they are in no step.
+    running = max(min(np.ceil(row["concurrency"] / row["dp"]), row["capacity_requests"] / row["dp"]), 1.0)
+    per_rank = int(np.ceil(running / row["pp"]))
     lines = [
         f"{model.id} on {target.system.id}, {plan_name(row)}, {row['concurrency']} requests in flight,"
         f" {workload.isl:,.0f} tokens in, {workload.osl:,.0f} out",

@@ -1,0 +1,72 @@
+"""Ranking at its edges: numbers that make no sense, loads that do not fit, machines with few large cores."""
+
+import json
+import re
+
+import pytest
+
+from perfmodel.cli.main import main
+from perfmodel.estimate.timing import default_cores
+from perfmodel.hardware.catalog import load_system
+
+LENGTHS = ["--isl", "4k", "--osl", "1k"]
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        main([str(a) for a in arguments])
+    out = capsys.readouterr()
+    return stop.value.code, out.out, out.err
+
+
+def rank(capsys, *more, system="hgx-h100", gpus=8, model="llama-3.1-70b"):
+    return run(capsys, "rank", "serving", "--model", model, "--system", system, "--gpus", gpus, *LENGTHS, *more)
+
+
+@pytest.mark.parametrize("option", [("--rate", "nan"), ("--rate", "inf"), ("--concurrency", 0)])
+def test_a_load_that_is_no_number_is_refused(capsys, option):
+    code, out, err = rank(capsys, *option)
+    assert code == 2
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert option[0].lstrip("-") in err
+
+
+def test_more_requests_than_any_cache_holds_names_the_plan_that_holds_most(capsys):
+    code, _, err = rank(capsys, "--concurrency", 100000)
+    assert code == 1
+    assert "which holds" in err
+    # The devices that were asked for are no way out.
+    assert "Nearest: 8 GPUs" not in err
+
+
+def test_explain_titles_the_decode_step_with_the_requests_that_run(capsys):
+    where = ["explain", "serving", "--model", "llama-3.1-8b", "--system", "hgx-h100", *LENGTHS, "--phase", "decode"]
+    _, few, _ = run(capsys, *where, "--concurrency", 50)
+    code, many, _ = run(capsys, *where, "--concurrency", 1000)
+    assert code == 0
+    assert "decode step, 50 requests on a rank" in few
+    running = int(re.search(r"decode step, (\d+) requests on a rank", many)[1])
+    assert running < 200
+
+
+def test_a_calibration_that_is_a_directory_is_one_line(capsys, tmp_path):
+    (tmp_path / "calibrations" / "h100-sxm" / "mine.toml").mkdir(parents=True)
+    code, _, err = rank(capsys, "--profiles", tmp_path)
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert "mine.toml" in err
+
+
+@pytest.mark.parametrize("system", ["tpu-v5p-pod", "trn2-ultraserver", "gaudi3-8"])
+def test_few_large_cores_still_reach_the_memory(capsys, system):
+    code, out, _ = rank(capsys, "--format", "json", system=system, gpus=1, model="llama-3.1-8b")
+    assert code == 0
+    best = json.loads(out)["plans"][0]
+    assert best["decode_s"] < 2.5 * best["decode_lower_s"]
+
+
+def test_many_cores_are_taken_as_they_are():
+    for system in ("hgx-h100", "mi300x-8"):
+        device = load_system(system).device
+        assert default_cores(device) == device.cores
