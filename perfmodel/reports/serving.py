@@ -61,8 +61,10 @@ def _why_next(best: Mapping[str, Any], other: Mapping[str, Any]) -> str:
         what = {"network": "communication", "latency": "kernel latency", "host": "waiting for the host"}[part]
         return f"{lead}, which spends {100 * theirs:.0f}% of a decode step in {what} (here {100 * ours:.0f}%)."
     if there < 0.98 * here:
-        why = "its KV cache holds no more" if other["bound"] == "capacity" else "more are too slow or do not fit"
-        return f"{lead}, which runs {_three(there)} requests per GPU (here {_three(here)}): {why}."
+        fewer, more = (f"{value:,.0f}" if value >= 10 else f"{value:.3g}" for value in (there, here))
+        if other["bound"] == "capacity":
+            return f"{lead}, whose KV cache holds no more than {fewer} requests per GPU (here {more})."
+        return f"{lead}, which is at its best with {fewer} requests per GPU (here {more})."
     if gain < 0.005:
         return f"{lead}: TTFT {format_time(other['ttft_s'])}, TPOT {format_time(other['tpot_s'])}."
     slower = max(("decode", "prefill"), key=lambda phase: other[f"{phase}_s"] / best[f"{phase}_s"])

@@ -70,3 +70,10 @@ def test_many_cores_are_taken_as_they_are():
     for system in ("hgx-h100", "mi300x-8"):
         device = load_system(system).device
         assert default_cores(device) == device.cores
+
+
+def test_verdict_writes_many_requests_without_an_exponent(capsys):
+    model = "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"
+    code, out, _ = rank(capsys, system="hgx-h200", gpus=16, model=model)
+    assert code == 0
+    assert not re.search(r"\de\+\d", out)
