@@ -70,6 +70,7 @@ def time_collective(op: Collective, target: Target, grid: PlanGrid) -> OperatorT
         formula=formula,
         basis=basis,
         source=source,
+        count=op.count,
     )
 
 

@@ -10,6 +10,7 @@ from perfmodel.costs.serving import (
     closed_loop_wait,
     first_wave_wait,
     interleaved_tpot,
+    pool_limited_ttft,
     slot_wait,
     speculated_tokens,
 )
@@ -27,7 +28,8 @@ from perfmodel.parallel.rules import Rule, judge, structural_rules
 _GIB = 2.0**30
 
 MOST_PROMPTS = 4.0
-"""Prompts that share a prefill step at most when the time that one adds is taken."""
+"""Prompts that share a prefill step at most when the time that one adds is taken, unless outputs are so short that more
+requests end in every decode step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,8 @@ class ServingSteps:
         One prompt alone.
     marginal_s : float or array
         Device time that one prompt adds to a prefill step of several [s].
+    shared_s : float or array
+        That prefill step [s].
     footprint : Footprint
         Memory of the fullest device.
     """
@@ -98,6 +102,7 @@ class ServingSteps:
     decode: StepTime
     prefill: StepTime
     marginal_s: Floats
+    shared_s: Floats
     footprint: Footprint
 
 
@@ -163,9 +168,9 @@ def serving_steps(
         model, target, grid, Step(as_floats(1.0), fresh, isl, decode=False), precision, keep_lines=keep_lines
     )
     # Prompts that wait together share a step, and so the reading of the weights and the launches.
-    together = np.clip(np.floor(budget / fresh), 1.0, MOST_PROMPTS)
+    together = np.clip(np.floor(budget / fresh), 1.0, np.maximum(MOST_PROMPTS, np.floor(running / workload.osl)))
     shared = step_time(model, target, grid, Step(together, fresh, isl, decode=False), precision)
-    return ServingSteps(decode, alone, as_floats(shared.seconds) / together, footprint)
+    return ServingSteps(decode, alone, as_floats(shared.seconds) / together, shared.seconds, footprint)
 
 
 def running_requests(grid: PlanGrid, footprint: Footprint) -> Floats:
@@ -228,18 +233,19 @@ def predict_serving(
     per_rank = np.ceil(grid.concurrency / grid.dp)
     running = running_requests(grid, steps.footprint)
     longest = stage_imbalance(model.layers, grid.pp)
-    drafting = 1.0 + workload.draft_tokens * workload.draft_cost
-    decode_s = as_floats(steps.decode.seconds) * longest * drafting
-    decode_s = decode_s / speculated_tokens(workload.draft_tokens, workload.acceptance)
+    decode_s = decode_token_s(model, grid, workload, steps)
     prefill_s = as_floats(steps.prefill.seconds)
     # A prompt occupies each stage for its share of the layers, so prompts of a pipeline overlap.
     occupied_s = engine.interference * as_floats(steps.marginal_s) / grid.pp * longest
     # Of the prompts of a wave in lockstep, the half that goes first is waited for before the first token.
     stalling = 1.0 - engine.lockstep / 2.0
     tpot = interleaved_tpot(decode_s, occupied_s, running, workload.osl, interference=stalling)
-    started = prefill_s + engine.request_s + engine.stream_steps * as_floats(tpot)
+    seen = streaming_delay(target, steps, decode_s, tpot)
+    started: Floats = prefill_s + engine.request_s + seen
     started = started + first_wave_wait(occupied_s, running, workload.waves, lockstep=engine.lockstep)
     started = started + closed_loop_wait(occupied_s, running, started + workload.osl * tpot)
+    # Each request of a cycle is prefilled once, so the cycle is never shorter than all of their prompts.
+    started = pool_limited_ttft(started, tpot, workload.osl, running, 1.0 / as_floats(occupied_s))
     ttft = started + slot_wait(per_rank, running, started + workload.osl * tpot)
     cycle = ttft + (workload.osl - 1.0) * tpot
     rate = grid.concurrency / cycle
@@ -264,6 +270,57 @@ def predict_serving(
         },
     }
     return Estimate(grid, columns, verdicts, context)
+
+
+def decode_token_s(
+    model: ModelSpec, grid: PlanGrid, workload: Workload, steps: ServingSteps
+) -> npt.NDArray[np.float64]:
+    """Time of a token with no prefill beside it: the decode step of the longest stage, drafting included.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Gives the layers that the stages share.
+    grid : PlanGrid
+        The plans.
+    workload : Workload
+        Gives what is drafted and how often it is accepted.
+    steps : ServingSteps
+        Step times of the plans, from :func:`serving_steps`.
+
+    Returns
+    -------
+    ndarray of grid.shape
+        Seconds.
+    """
+    drafting = 1.0 + workload.draft_tokens * workload.draft_cost
+    decode_s = as_floats(steps.decode.seconds) * stage_imbalance(model.layers, grid.pp) * drafting
+    return as_floats(decode_s / speculated_tokens(workload.draft_tokens, workload.acceptance))
+
+
+def streaming_delay(target: Target, steps: ServingSteps, decode_s: Floats, tpot: Floats) -> npt.NDArray[np.float64]:
+    """Delay from the end of a prefill until its token is seen.
+
+    A step holds at most one full prefill step beside the decoding, however many prompts a short
+    output attracts.
+
+    Parameters
+    ----------
+    target : Target
+        Gives the engine's ``stream_steps``.
+    steps : ServingSteps
+        Step times of the plans, from :func:`serving_steps`.
+    decode_s : float or ndarray
+        Time of a token with no prefill beside it, s.
+    tpot : float or ndarray
+        Time of a token with the prompts of others spread over it, s.
+
+    Returns
+    -------
+    ndarray of grid.shape
+        Seconds.
+    """
+    return as_floats(target.engine.stream_steps * np.minimum(tpot, decode_s + steps.shared_s))
 
 
 def _columns(

@@ -17,7 +17,10 @@ from perfmodel.hardware.kernels import Basis, KernelCalibration, KernelTable
 from perfmodel.layers.operators import Attention, Experts, Gemm, Pass
 
 LATENCY_SHARE = 0.35
-"""An operator whose exact bound is below this share of its time is bound by latency, not by a rate."""
+"""An operator whose exact bound is below this share of its time may be bound by latency and not by a rate ..."""
+
+LATENCY_S = 5e-5
+"""... if it takes no longer than this; a longer one far from its bound is a slow kernel [s]."""
 
 
 ROUTING_SKEW = 1.2
@@ -31,6 +34,19 @@ deployments are predicted best (0, 0.8 and 1.2 were tried on all of them).
 LEVELLED_RANKS = 16.0
 """Expert-parallel ranks from which deployments level the load with redundant experts (DeepSeek-V3, arXiv:2412.19437,
 section 3.4; EPLB in SGLang, TensorRT-LLM and vLLM)."""
+
+
+UNPACKED = {
+    "fp8": "int8_wo",
+    "fp8_block": "int8_wo",
+    "mxfp8": "int8_wo",
+    "int8": "int8_wo",
+    "sq": "int8_wo",
+    "nvfp4": "int4_wo",
+    "mxfp4": "int4_wo",
+    "w4a8_mxfp4_mxfp8": "w4a16_mxfp4",
+}
+"""Weight-only format whose kernels a device uses where it cannot multiply in a format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +65,8 @@ class OperatorTime:
         measured, default or datasheet.
     source : str
         Whose coefficients: device, engine and kernel, or the architecture's defaults.
+    count : float or array
+        Occurrences in the layer.
     """
 
     seconds: Floats
@@ -58,11 +76,14 @@ class OperatorTime:
     formula: str
     basis: Basis
     source: str
+    count: Floats = 1.0
 
     def bound(self) -> Any:
         """Resource that binds: 0 compute, 1 memory, 2 network, 3 latency, an integer array over plans."""
         parts = np.stack(np.broadcast_arrays(*map(as_floats, (self.compute_s, self.memory_s, self.network_s))))
-        return np.where(parts.max(axis=0) < LATENCY_SHARE * self.seconds, 3, parts.argmax(axis=0))
+        seconds = as_floats(self.seconds)
+        latency = (parts.max(axis=0) < LATENCY_SHARE * seconds) & (seconds <= LATENCY_S * as_floats(self.count))
+        return np.where(latency, 3, parts.argmax(axis=0))
 
 
 @lru_cache(maxsize=256)
@@ -231,6 +252,10 @@ def time_operator(
     # Latent-attention kernels multiply in the format of an 8-bit cache.
     latent = isinstance(op, Attention) and op.latent and get_format(op.kv_format).peak == "fp8"
     numbers = device_numbers(device, op.kv_format if isinstance(op, Attention) and latent else format)
+    if not isinstance(op, Attention) and get_format(format).peak not in device.peak_flops:
+        # Without a unit for the format its kernels unpack the weights and leave the activations in 16 bits.
+        format = UNPACKED.get(format, format)
+        numbers["activation_bytes"] = get_format(format).activation_bytes
     if isinstance(op, Attention) and op.decode:
         numbers["cache_bytes"] = 0.0  # between two steps of a layer, the weights of all others pass through the cache
     flops, nbytes = op.flops(), op.nbytes()
@@ -259,4 +284,5 @@ def time_operator(
         formula=calibration.form if calibration else "roofline_time",
         basis=calibration.basis if calibration else "datasheet",
         source=_source(calibration, device),
+        count=op.count,
     )

@@ -9,7 +9,13 @@ from perfmodel.arrays import as_floats
 from perfmodel.costs.registry import get_formula
 from perfmodel.errors import PlanError
 from perfmodel.estimate.result import BOUNDS
-from perfmodel.estimate.serving import Workload, predict_serving, serving_steps
+from perfmodel.estimate.serving import (
+    Workload,
+    decode_token_s,
+    predict_serving,
+    serving_steps,
+    streaming_delay,
+)
 from perfmodel.estimate.step import RESOURCES, Line, StepTime
 from perfmodel.estimate.target import Target
 from perfmodel.layers.operators import Attention, Collective, Experts, Gemm, Operator
@@ -80,7 +86,8 @@ def derivation(
         lines += [*_tree(titles[phase], getattr(steps, phase)), ""]
     if row["feasible"]:
         engine = target.engine
-        seen = engine.stream_steps * row["tpot_s"]
+        decode_s = decode_token_s(model, flat, workload, steps)
+        seen = float(np.ravel(streaming_delay(target, steps, decode_s, row["tpot_s"]))[0])
         others = max(row["concurrency"] // row["dp"] - 1, 0)
         lines += [
             f"TPOT {format_time(row['tpot_s'])} = longest decode stage, and {others}"
@@ -88,7 +95,7 @@ def derivation(
             f"TTFT {format_time(row['ttft_s'])} = own prefill {format_time(row['prefill_s'])},"
             f" {engine.stream_steps:g} steps until it is seen {_zero(seen)}, host {_zero(engine.request_s)},"
             f" waiting for others {_zero(max(row['ttft_s'] - row['prefill_s'] - seen - engine.request_s, 0.0))}"
-            "   [first_wave_wait, closed_loop_wait, slot_wait]",
+            "   [first_wave_wait, closed_loop_wait, pool_limited_ttft, slot_wait]",
             f"rate {row['tokens_per_s_per_gpu']:,.1f} output tokens per second and GPU, bound by {row['bound']}",
             "",
         ]

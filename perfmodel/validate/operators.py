@@ -12,7 +12,7 @@ from perfmodel.costs.formats import FORMATS
 from perfmodel.costs.registry import get_formula
 from perfmodel.errors import PerfmodelError
 from perfmodel.estimate.kernel_checks import load_kernels
-from perfmodel.estimate.timing import call_form, device_numbers
+from perfmodel.estimate.timing import call_form, default_cores, device_numbers
 from perfmodel.hardware.catalog import load_device, load_system
 from perfmodel.hardware.kernels import KernelCalibration
 
@@ -108,6 +108,8 @@ def _predict_group(rows: pd.DataFrame, group: dict[str, str], profiles: str | No
         seconds = as_floats(bound) / form.defaults()["memory_efficiency"] + form.defaults()["launch_s"]
         described: tuple[str, str, str] = ("datasheet", "roofline_time", "")
     else:
+        if calibration.basis == "default":
+            numbers["cores"] = default_cores(device)
         seconds = as_floats(call_form(calibration, sizes, numbers))
         described = (calibration.basis, calibration.form, _name(calibration))
     seconds = np.broadcast_to(seconds, (len(rows),))

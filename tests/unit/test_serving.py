@@ -116,6 +116,13 @@ def test_the_front_and_the_fewest_gpus_follow_from_the_plans():
     assert (gpus / size - 1) * row["requests_per_s"] < 2.0
 
 
+def test_outputs_of_one_token_run_at_the_rate_of_prefill():
+    estimate = predict(pm.plans(tp=8, concurrency=[64, 512]), Workload(100.0, 1.0))
+    # Whole prefill steps of 8,192 tokens: no slower than a third of the arithmetic of 70B parameters on eight H100.
+    assert np.all(estimate["tokens_per_s"] > 8 * 989e12 / 3 / (2 * 70e9 * 100) / 3)
+    assert np.all(estimate["ttft_s"] >= estimate["prefill_s"])
+
+
 def test_a_full_cache_makes_requests_wait_and_keeps_the_rate():
     estimate = predict(pm.plans(tp=4, concurrency=[20, 2000]), Workload(4000.0, 1000.0))
     room = estimate["capacity_requests"][1]
