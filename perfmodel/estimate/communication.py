@@ -158,7 +158,7 @@ def _exchange(
     }
     holds = as_floats((_outside(levels) <= 1) & (as_floats(grid.moe_tp) <= 1))
     seconds = call_form(kernel, sizes, numbers)
-    owner = target.device.id if kernel.basis == "measured" else f"{target.device.architecture} defaults"
+    owner = kernel.owner(target.device.id)
     return holds, seconds, kernel.form, kernel.basis, f"{owner}/{kernel.engine} {kernel.version}".strip()
 
 
@@ -188,7 +188,7 @@ def _measured(
             if np.all(as_floats(faster) <= seconds):
                 form, chosen = own.form, own
             seconds = np.minimum(seconds, faster)
-    owner = target.device.id if chosen.basis == "measured" else f"{target.device.architecture} defaults"
+    owner = chosen.owner(target.device.id)
     return seconds, form, chosen.basis, f"{owner}/{chosen.engine} {chosen.version}".strip()
 
 

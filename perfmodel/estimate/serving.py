@@ -266,7 +266,7 @@ def predict_serving(
         "precision": precision,
         "kernels": {
             "measured": sorted({f"{k.engine} {k.version}".strip() for k in target.kernels.measured}),
-            "defaults": target.device.architecture if target.kernels.defaults else "",
+            "defaults": target.kernels.defaults[0].architecture if target.kernels.defaults else "",
         },
     }
     return Estimate(grid, columns, verdicts, context)

@@ -174,8 +174,9 @@ def _source(calibration: KernelCalibration | None, device: Device) -> str:
     if calibration is None:
         return f"{device.id} datasheet"
     kernel = f" {calibration.kernel}" if calibration.kernel else ""
-    owner = device.id if calibration.basis == "measured" else f"{device.architecture} defaults"
-    return f"{owner}/{calibration.engine or 'any'} {calibration.format}{kernel} {calibration.basis}"
+    return (
+        f"{calibration.owner(device.id)}/{calibration.engine or 'any'} {calibration.format}{kernel} {calibration.basis}"
+    )
 
 
 def _operator_key(op: Gemm | Attention | Experts | Pass) -> tuple[str, str, str]:

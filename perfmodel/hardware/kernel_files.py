@@ -100,6 +100,7 @@ def read_calibrations(path: Path, basis: Basis = "measured") -> tuple[KernelCali
             basis=basis,
             provenance=k.provenance.model_dump(exclude_none=True),
             place=f"{path}: kernel.{n}",
+            architecture=parsed.architecture or "",
         )
         for n, k in enumerate(parsed.kernel)
     )

@@ -56,6 +56,8 @@ class KernelCalibration:
         Data set, date, number of points, fit error and held-out error [%].
     place : str
         File and entry it was read from, for messages.
+    architecture : str
+        Architecture whose default it is, `generic` where it stands for every one; empty for a device's own.
     """
 
     operator: str
@@ -71,6 +73,22 @@ class KernelCalibration:
     basis: Basis = "measured"
     provenance: Mapping[str, Any] = field(default_factory=dict)
     place: str = ""
+    architecture: str = ""
+
+    def owner(self, device: str) -> str:
+        """Say whose coefficients these are.
+
+        Parameters
+        ----------
+        device : str
+            Id of the device that is timed.
+
+        Returns
+        -------
+        str
+            The device, or the defaults that stand in for it.
+        """
+        return device if self.basis == "measured" else f"{self.architecture} defaults"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
