@@ -18,6 +18,15 @@ All-reduce bus bandwidth of 32 GPUs: 192 of 200 GB/s per node on DGX A100, 370 o
 session S72583).
 """
 
+START_S = 1e-5
+"""Start of a ring in a scale-up domain where no collective was measured: an assumption, of NCCL's order [s]."""
+
+EXCHANGE_START_S = 3e-5
+"""Start of a token exchange over several nodes: an assumption, not fitted [s]."""
+
+EXCHANGE_EFFICIENCY = 0.75
+"""Part of the scale-up bandwidth that the exchange of tokens reaches: an assumption, not fitted."""
+
 _ROUNDS = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0}
 
 
@@ -102,7 +111,7 @@ class Network:
         if measured is None:
             rounds = _ROUNDS.get(kind, 1.0)
             return ring_over_nodes(
-                payload, ranks, ranks, rounds, bandwidth=np.inf, inner_bandwidth=bandwidth, start_s=1e-5
+                payload, ranks, ranks, rounds, bandwidth=np.inf, inner_bandwidth=bandwidth, start_s=START_S
             )
         sizes = {"nbytes": np.maximum(payload, 1.0), "ranks": np.maximum(ranks, 2.0)}
         return call_form(measured, sizes, {"bandwidth": bandwidth, "op": kind})
@@ -113,8 +122,8 @@ class Network:
         # Distinct other nodes among so many random ones; with one copy the share of ranks elsewhere.
         wanted = (nodes - 1.0) * (1.0 - np.power(1.0 - 1.0 / nodes, copies))
         leaving = wanted / copies * as_floats(payload)
-        near = as_floats(payload) / (0.75 * self.target.system.tiers[0].bandwidth)
-        return 3e-5 + np.maximum(leaving / (NETWORK_EFFICIENCY * self._outer()), near)
+        near = as_floats(payload) / (EXCHANGE_EFFICIENCY * self.target.system.tiers[0].bandwidth)
+        return EXCHANGE_START_S + np.maximum(leaving / (NETWORK_EFFICIENCY * self._outer()), near)
 
     def hop(self, payload: Floats, stage: Floats) -> Floats:
         """Time of one message to the neighbouring pipeline stage.

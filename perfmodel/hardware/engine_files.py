@@ -1,15 +1,13 @@
 """Engine files: reading how serving software uses a device, each number with its source."""
 
 import os
-import tomllib
-from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from perfmodel.errors import ProfileError, UnitError, UnknownNameError
+from perfmodel.errors import ProfileError, UnitError
 from perfmodel.hardware.engine import Engine
-from perfmodel.hardware.places import profile_directories
+from perfmodel.hardware.named_files import find_named, list_named, read_schema
 from perfmodel.units import parse
 
 
@@ -95,8 +93,7 @@ def list_engines(profiles: str | os.PathLike[str] | None = None) -> tuple[str, .
     tuple of str
         Sorted names.
     """
-    folders = profile_directories(profiles)
-    return tuple(sorted({path.stem for folder in folders for path in (folder / "engines").glob("*.toml")}))
+    return list_named("engine", profiles)
 
 
 def load_engine(name: str, profiles: str | os.PathLike[str] | None = None) -> Engine:
@@ -126,23 +123,8 @@ def load_engine(name: str, profiles: str | os.PathLike[str] | None = None) -> En
     >>> load_engine("vllm").memory_fraction
     0.9
     """
-    if name.endswith(".toml"):
-        path = Path(name)
-        if not path.is_file():
-            raise ProfileError(f"{path}: no such file; give an engine's name or the path of its .toml file")
-    else:
-        candidates = [folder / "engines" / f"{name.lower()}.toml" for folder in profile_directories(profiles)]
-        found = next((candidate for candidate in candidates if candidate.is_file()), None)
-        if found is None:
-            raise UnknownNameError("engine", name, list_engines(profiles))
-        path = found
-    try:
-        parsed = _EngineFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ProfileError(f"{path}: is not TOML or was cut off: {error}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ProfileError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    path = find_named("engine", name, profiles)
+    parsed = read_schema(path, _EngineFile)
     numbers: dict[str, float] = {}
     for key, dimension in _DIMENSIONS.items():
         try:

@@ -1,15 +1,14 @@
 """Calibration files: kernel coefficients of one device; `estimate.kernel_checks` compares them with their formulas."""
 
 import os
-import tomllib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from perfmodel.errors import ProfileError
 from perfmodel.hardware.kernels import Basis, KernelCalibration, KernelTable
+from perfmodel.hardware.named_files import read_schema
 from perfmodel.hardware.places import profile_directories
 
 
@@ -73,18 +72,7 @@ def read_calibrations(path: Path, basis: Basis = "measured") -> tuple[KernelCali
     ProfileError
         If the file is not TOML or does not satisfy the schema; the message names file and key.
     """
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ProfileError(f"{path}: cannot be read ({error.strerror}); check the path and its rights") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ProfileError(f"{path}: not a TOML file: {error}") from None
-    try:
-        parsed = _CalibrationFile.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ProfileError(f"{path}: {key}: {first['msg']}") from None
+    parsed = read_schema(path, _CalibrationFile)
     return tuple(
         KernelCalibration(
             operator=k.operator,

@@ -1,14 +1,13 @@
 """Stack files: reading how training software uses a device, each number with its source."""
 
 import os
-import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from perfmodel.errors import ProfileError, UnitError, UnknownNameError
-from perfmodel.hardware.places import profile_directories
+from perfmodel.errors import ProfileError, UnitError
+from perfmodel.hardware.named_files import find_named, list_named, read_schema
 from perfmodel.hardware.stack import Stack
 from perfmodel.units import parse
 
@@ -88,8 +87,7 @@ def list_stacks(profiles: str | os.PathLike[str] | None = None) -> tuple[str, ..
     tuple of str
         Sorted names.
     """
-    folders = profile_directories(profiles)
-    return tuple(sorted({path.stem for folder in folders for path in (folder / "stacks").glob("*.toml")}))
+    return list_named("stack", profiles)
 
 
 def load_stack(name: str, profiles: str | os.PathLike[str] | None = None) -> Stack:
@@ -119,23 +117,8 @@ def load_stack(name: str, profiles: str | os.PathLike[str] | None = None) -> Sta
     >>> load_stack("megatron-2021").attention
     'unfused'
     """
-    if name.endswith(".toml"):
-        path = Path(name)
-        if not path.is_file():
-            raise ProfileError(f"{path}: no such file; give a stack's name or the path of its .toml file")
-    else:
-        candidates = [folder / "stacks" / f"{name.lower()}.toml" for folder in profile_directories(profiles)]
-        found = next((candidate for candidate in candidates if candidate.is_file()), None)
-        if found is None:
-            raise UnknownNameError("stack", name, list_stacks(profiles))
-        path = found
-    try:
-        parsed = _StackFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ProfileError(f"{path}: is not TOML or was cut off: {error}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ProfileError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    path = find_named("stack", name, profiles)
+    parsed = read_schema(path, _StackFile)
     return _stack(path, parsed)
 
 

@@ -147,3 +147,13 @@ def test_bytes_that_are_no_text_are_refused(tmp_path):
     path.write_bytes(b"name = '\xff\xfe'")
     assert "is not TOML" in refused(path)
     assert issubclass(ProfileError, PerfmodelError)
+
+
+def test_a_file_that_may_not_be_read_is_refused_by_name(tmp_path, monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "mine.toml").touch()
+    monkeypatch.setattr("pathlib.Path.read_text", refuse)
+    with pytest.raises(ProfileError, match=r"mine\.toml: cannot be read \(Permission denied\); check the path"):
+        load_engine(str(tmp_path / "mine.toml"))
