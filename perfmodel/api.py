@@ -7,8 +7,9 @@ from perfmodel.costs.formats import get_format
 from perfmodel.errors import PlanError
 from perfmodel.estimate.kernel_checks import load_kernels
 from perfmodel.estimate.result import Estimate
-from perfmodel.estimate.serving import Workload, predict_serving
+from perfmodel.estimate.serving import predict_serving
 from perfmodel.estimate.target import Target
+from perfmodel.estimate.workload import Workload
 from perfmodel.hardware.catalog import load_system
 from perfmodel.hardware.engine_files import load_engine
 from perfmodel.hardware.fabric import System

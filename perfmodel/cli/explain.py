@@ -30,7 +30,7 @@ def serving(
     """Show where every millisecond and every byte of one plan comes from."""
     from perfmodel import api
     from perfmodel.errors import PlanError
-    from perfmodel.estimate.serving import Workload
+    from perfmodel.estimate.workload import Workload
     from perfmodel.models.catalog import load_model
     from perfmodel.parallel.grid import plans
     from perfmodel.reports.explain import derivation

@@ -9,9 +9,10 @@ from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.collectives import point_to_point
 from perfmodel.costs.serving import first_wave_wait, pool_limited_ttft, slot_wait
 from perfmodel.estimate.footprint import serving_footprint
-from perfmodel.estimate.serving import MOST_PROMPTS, Workload
+from perfmodel.estimate.serving import MOST_PROMPTS
 from perfmodel.estimate.step import shard_of, stage_imbalance, step_time
 from perfmodel.estimate.target import Target
+from perfmodel.estimate.workload import Workload
 from perfmodel.layers.base import Step
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec

@@ -17,68 +17,20 @@ from perfmodel.costs.serving import (
 from perfmodel.errors import PlanError
 from perfmodel.estimate.footprint import Footprint, serving_footprint
 from perfmodel.estimate.result import BOUNDS, Estimate
+from perfmodel.estimate.serving_columns import serving_columns
+from perfmodel.estimate.serving_rules import serving_rules
 from perfmodel.estimate.step import StepTime, stage_imbalance, step_time
 from perfmodel.estimate.target import Target
+from perfmodel.estimate.workload import Workload
 from perfmodel.layers.base import Step
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import PlanGrid
-from perfmodel.parallel.rules import Rule, judge, structural_rules
-
-_GIB = 2.0**30
+from perfmodel.parallel.rules import judge
 
 MOST_PROMPTS = 4.0
 """Prompts that share a prefill step at most when the time that one adds is taken, unless outputs are so short that more
 requests end in every decode step."""
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """Requests that a deployment serves.
-
-    Parameters
-    ----------
-    isl : float or array
-        Input tokens of a request.
-    osl : float or array
-        Output tokens of a request.
-    waves : float
-        How many times its concurrency a closed loop sends in all, the first wave at once; infinite for a load that
-        has run for long.
-    prefix_hit : float
-        Share of the input tokens whose cache is found and not computed again [1].
-    draft_tokens : int
-        Tokens that are drafted per decode step and verified together; 0 for plain decoding.
-    acceptance : float
-        Probability that a drafted token is accepted, given that those before it were [1].
-    draft_cost : float
-        Time to draft one token over the time of a plain decode step [1].
-    """
-
-    isl: Floats
-    osl: Floats
-    waves: float = np.inf
-    prefix_hit: float = 0.0
-    draft_tokens: int = 0
-    acceptance: float = 0.7
-    draft_cost: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("isl", "osl"):
-            value = as_floats(getattr(self, name))
-            wrong = ~(np.isfinite(value) & (value >= 1) & (value == np.floor(value)))
-            if np.any(wrong):
-                raise PlanError(f"{name} must be a whole number of tokens, at least 1, not {value[wrong].ravel()[0]:g}")
-        if not self.waves >= 1:
-            raise PlanError(f"waves must be at least 1, not {self.waves:g}")
-        for name, top in (("prefix_hit", 1.0), ("acceptance", 1.0), ("draft_cost", np.inf), ("draft_tokens", 16)):
-            if not 0 <= getattr(self, name) <= top:
-                raise PlanError(f"{name} must lie between 0 and {top:g}, not {getattr(self, name):g}")
-
-    @property
-    def new_tokens(self) -> Floats:
-        """Input tokens that are computed: those whose cache is not found, at least the last."""
-        return np.maximum(np.ceil(as_floats(self.isl) * (1.0 - self.prefix_hit)), 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,8 +201,10 @@ def predict_serving(
     ttft = started + slot_wait(per_rank, running, started + workload.osl * tpot)
     cycle = ttft + (workload.osl - 1.0) * tpot
     rate = grid.concurrency / cycle
-    verdicts = judge(grid.shape, _rules(model, target, grid, steps.footprint))
-    columns = _columns(grid, workload, steps, ttft=ttft, tpot=tpot, rate=rate)
+    verdicts = judge(grid.shape, serving_rules(model, target, grid, steps.footprint))
+    columns = serving_columns(
+        grid, workload, steps.footprint, steps.decode, steps.prefill, ttft=ttft, tpot=tpot, rate=rate
+    )
     hidden = ~verdicts.feasible
     for name in ("ttft_s", "tpot_s", "requests_per_s", "tokens_per_s", "tokens_per_s_per_gpu"):
         columns[name] = np.where(hidden, np.nan, columns[name])
@@ -321,83 +275,3 @@ def streaming_delay(target: Target, steps: ServingSteps, decode_s: Floats, tpot:
         Seconds.
     """
     return as_floats(target.engine.stream_steps * np.minimum(tpot, decode_s + steps.shared_s))
-
-
-def _columns(
-    grid: PlanGrid, workload: Workload, steps: ServingSteps, *, ttft: Floats, tpot: Floats, rate: Floats
-) -> dict[str, npt.NDArray[np.float64]]:
-    footprint, decode, prefill = steps.footprint, steps.decode, steps.prefill
-    measured = as_floats(decode.basis.get("measured", 0.0))
-    values: dict[str, Floats] = {
-        "ttft_s": ttft,
-        "tpot_s": tpot,
-        "requests_per_s": rate,
-        "tokens_per_s": rate * workload.osl,
-        "tokens_per_s_per_gpu": rate * workload.osl / grid.devices,
-        "input_tokens_per_s_per_gpu": rate * workload.isl / grid.devices,
-        "memory_bytes": footprint.total,
-        "memory_capacity_bytes": footprint.capacity,
-        "weights_bytes": footprint.weights,
-        "cache_bytes": footprint.cache,
-        "cache_per_request_bytes": footprint.cache_per_request,
-        "activation_bytes": footprint.activations,
-        "buffer_bytes": footprint.buffers,
-        "framework_bytes": footprint.framework,
-        "capacity_requests": footprint.requests * grid.dp,
-        "decode_s": decode.seconds,
-        "decode_lower_s": decode.lower_s,
-        "decode_upper_s": decode.upper_s,
-        "decode_compute_s": decode.parts[0],
-        "decode_memory_s": decode.parts[1],
-        "decode_network_s": decode.parts[2],
-        "decode_latency_s": decode.parts[3],
-        "decode_host_s": decode.parts[4],
-        "decode_measured_share": measured / decode.seconds,
-        "prefill_s": prefill.seconds,
-        "prefill_lower_s": prefill.lower_s,
-        "prefill_upper_s": prefill.upper_s,
-        "prefill_compute_s": prefill.parts[0],
-        "prefill_memory_s": prefill.parts[1],
-        "prefill_network_s": prefill.parts[2],
-        "prefill_latency_s": prefill.parts[3],
-        "prefill_host_s": prefill.parts[4],
-        "prefill_measured_share": as_floats(prefill.basis.get("measured", 0.0)) / prefill.seconds,
-        "bound_decode": decode.bound().astype(np.float64),
-        "bound_prefill": prefill.bound().astype(np.float64),
-    }
-    return {name: np.broadcast_to(as_floats(v), grid.shape).ravel() for name, v in values.items()}
-
-
-def _rules(model: ModelSpec, target: Target, grid: PlanGrid, footprint: Footprint) -> tuple[Rule, ...]:
-    """Structural rules first, then memory: what never shrinks, then room for one request."""
-    fixed = np.broadcast_to(as_floats(footprint.fixed), grid.shape)
-    room = np.broadcast_to(as_floats(footprint.capacity), grid.shape)
-    room_flat, fixed_flat = room.ravel(), fixed.ravel()
-    weights_flat = np.broadcast_to(as_floats(footprint.weights), grid.shape).ravel()
-    one = np.broadcast_to(as_floats(footprint.cache_per_request), grid.shape).ravel()
-    return (
-        *structural_rules(grid, model.divisors(), layers=model.layers, max_devices=target.system.max_devices),
-        Rule(
-            "weights exceed memory",
-            fixed > room,
-            lambda i: (
-                f"weights exceed memory by {(fixed_flat[i] - room_flat[i]) / _GIB:.1f} GiB:"
-                f" {weights_flat[i] / _GIB:.1f} GiB"
-                f" and {(fixed_flat[i] - weights_flat[i]) / _GIB:.1f} GiB of working memory"
-                f" in {room_flat[i] / _GIB:.1f} GiB"
-            ),
-        ),
-        Rule(
-            "no request fits beside the weights",
-            np.broadcast_to(as_floats(footprint.requests) < 1, grid.shape),
-            lambda i: (
-                f"the cache of one request needs {one[i] / _GIB:.1f} GiB,"
-                f" and {(room_flat[i] - fixed_flat[i]) / _GIB:.1f} are left"
-            ),
-        ),
-        Rule(
-            "fewer requests than dp ranks",
-            np.broadcast_to(grid.concurrency < grid.dp, grid.shape),
-            lambda _: "fewer requests in flight than attention-data-parallel ranks",
-        ),
-    )

@@ -11,8 +11,9 @@ import numpy.typing as npt
 from perfmodel.costs.formats import get_format
 from perfmodel.errors import NothingFeasibleError, PlanError
 from perfmodel.estimate.result import Estimate
-from perfmodel.estimate.serving import Workload, predict_serving, serving_steps
+from perfmodel.estimate.serving import predict_serving, serving_steps
 from perfmodel.estimate.target import Target
+from perfmodel.estimate.workload import Workload
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import KNOBS, PlanGrid, concurrency_ladder, plans, serving_splits

@@ -10,7 +10,6 @@ from perfmodel.costs.registry import get_formula
 from perfmodel.errors import PlanError
 from perfmodel.estimate.result import BOUNDS
 from perfmodel.estimate.serving import (
-    Workload,
     decode_token_s,
     predict_serving,
     serving_steps,
@@ -18,6 +17,7 @@ from perfmodel.estimate.serving import (
 )
 from perfmodel.estimate.step import RESOURCES, Line, StepTime
 from perfmodel.estimate.target import Target
+from perfmodel.estimate.workload import Workload
 from perfmodel.layers.operators import Attention, Collective, Experts, Gemm, Operator
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec

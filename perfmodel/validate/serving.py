@@ -12,8 +12,9 @@ from perfmodel.calibrate.cases import numbers, words
 from perfmodel.errors import PerfmodelError, PlanError
 from perfmodel.estimate.disaggregated import Pool, predict_disaggregated
 from perfmodel.estimate.result import BOUNDS, Estimate
-from perfmodel.estimate.serving import Workload, predict_serving
+from perfmodel.estimate.serving import predict_serving
 from perfmodel.estimate.target import Target
+from perfmodel.estimate.workload import Workload
 from perfmodel.hardware.catalog import load_device, load_system
 from perfmodel.models.catalog import load_model
 from perfmodel.models.spec import ModelSpec

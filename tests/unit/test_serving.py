@@ -20,7 +20,8 @@ from perfmodel.costs.serving import (
 )
 from perfmodel.errors import PlanError
 from perfmodel.estimate.disaggregated import Pool, predict_disaggregated
-from perfmodel.estimate.serving import Workload, predict_serving
+from perfmodel.estimate.serving import predict_serving
+from perfmodel.estimate.workload import Workload
 from perfmodel.validate.serving import predict_serving_cases
 
 MODEL = pm.load_model("meta-llama/Llama-3.1-70B-Instruct")

@@ -1,0 +1,57 @@
+"""Workload: the requests that a deployment serves: lengths, arrivals, reuse and drafting."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from perfmodel.arrays import Floats, as_floats
+from perfmodel.errors import PlanError
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Requests that a deployment serves.
+
+    Parameters
+    ----------
+    isl : float or array
+        Input tokens of a request.
+    osl : float or array
+        Output tokens of a request.
+    waves : float
+        How many times its concurrency a closed loop sends in all, the first wave at once; infinite for a load that
+        has run for long.
+    prefix_hit : float
+        Share of the input tokens whose cache is found and not computed again [1].
+    draft_tokens : int
+        Tokens that are drafted per decode step and verified together; 0 for plain decoding.
+    acceptance : float
+        Probability that a drafted token is accepted, given that those before it were [1].
+    draft_cost : float
+        Time to draft one token over the time of a plain decode step [1].
+    """
+
+    isl: Floats
+    osl: Floats
+    waves: float = np.inf
+    prefix_hit: float = 0.0
+    draft_tokens: int = 0
+    acceptance: float = 0.7
+    draft_cost: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("isl", "osl"):
+            value = as_floats(getattr(self, name))
+            wrong = ~(np.isfinite(value) & (value >= 1) & (value == np.floor(value)))
+            if np.any(wrong):
+                raise PlanError(f"{name} must be a whole number of tokens, at least 1, not {value[wrong].ravel()[0]:g}")
+        if not self.waves >= 1:
+            raise PlanError(f"waves must be at least 1, not {self.waves:g}")
+        for name, top in (("prefix_hit", 1.0), ("acceptance", 1.0), ("draft_cost", np.inf), ("draft_tokens", 16)):
+            if not 0 <= getattr(self, name) <= top:
+                raise PlanError(f"{name} must lie between 0 and {top:g}, not {getattr(self, name):g}")
+
+    @property
+    def new_tokens(self) -> Floats:
+        """Input tokens that are computed: those whose cache is not found, at least the last."""
+        return np.maximum(np.ceil(as_floats(self.isl) * (1.0 - self.prefix_hit)), 1.0)
