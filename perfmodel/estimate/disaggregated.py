@@ -7,16 +7,12 @@ import numpy.typing as npt
 
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.collectives import point_to_point
+from perfmodel.costs.handoff import layerwise_transfer
 from perfmodel.costs.serving import first_wave_wait, pool_limited_ttft, slot_wait
-from perfmodel.estimate.footprint import serving_footprint
-from perfmodel.estimate.serving import MOST_PROMPTS
-from perfmodel.estimate.step import shard_of, stage_imbalance, step_time
-from perfmodel.estimate.target import Target
+from perfmodel.estimate.pools import Link, Pool, outermost, prompt_work, token_work
 from perfmodel.estimate.workload import Workload
-from perfmodel.layers.base import Step
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
-from perfmodel.parallel.grid import PlanGrid
 
 HANDOFF_STEPS = 16.0
 """Decode steps between the end of a prompt on one worker and its first visible token from the other.
@@ -27,33 +23,6 @@ aiconfigurator-core 0.12.0.
 
 WAVE_LOCKSTEP = 0.05
 """Share of the later waves of a closed loop that reach the prefill workers together (same fit)."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Pool:
-    """Workers of one kind.
-
-    Parameters
-    ----------
-    target : Target
-        What one worker runs on.
-    grid : PlanGrid
-        How one worker is split; its concurrency is not read.
-    workers : numpy.ndarray
-        Number of workers.
-    batch : numpy.ndarray
-        Most requests of one attention-data-parallel rank; infinite for as many as memory holds.
-    """
-
-    target: Target
-    grid: PlanGrid
-    workers: npt.NDArray[np.float64]
-    batch: npt.NDArray[np.float64]
-
-    @property
-    def ranks(self) -> npt.NDArray[np.float64]:
-        """Attention-data-parallel ranks of all workers."""
-        return self.workers * self.grid.dp
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +56,67 @@ class Disaggregated:
     capacity_requests: Floats
 
 
+def hand_over(model: ModelSpec, prompts_s: Floats, nbytes: Floats, link: Link) -> Floats:
+    """Time from the end of a prompt until its cache is on the decode worker.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Gives the number of layers.
+    prompts_s : float or array
+        Time to compute the prompt [s].
+    nbytes : float or array
+        Cache that crosses the busiest device's link [B].
+    link : Link
+        The link, and whether layers are sent one by one.
+
+    Returns
+    -------
+    float or array
+        Visible time [s].
+    """
+    if link.layerwise:
+        return layerwise_transfer(nbytes, prompts_s, model.layers, bandwidth=link.bandwidth, latency=link.latency_s)
+    return point_to_point(nbytes, bandwidth=link.bandwidth, latency=link.latency_s)
+
+
+def first_token(
+    workload: Workload,
+    *,
+    prompt_s: Floats,
+    transfer_s: Floats,
+    token_s: Floats,
+    rate: Floats,
+    requests: Floats,
+    per_rank: Floats,
+    places: Floats,
+) -> Floats:
+    """Mean time to the first token of deployments with separate workers.
+
+    Parameters
+    ----------
+    workload : Workload
+        Output length and waves.
+    prompt_s, transfer_s, token_s : float or array
+        One prompt, the hand-over of its cache, and one output token [s].
+    rate : float or array
+        Prompts per second that all prefill workers finish [1/s].
+    requests : float or array
+        Requests in flight on the whole deployment.
+    per_rank, places : float or array
+        Requests in flight for each decode rank, and those that it holds.
+
+    Returns
+    -------
+    float or array
+        Time to first token [s].
+    """
+    started = as_floats(prompt_s) + transfer_s + HANDOFF_STEPS * as_floats(token_s)
+    started = started + first_wave_wait(1.0 / as_floats(rate), requests, workload.waves, lockstep=WAVE_LOCKSTEP)
+    ttft = as_floats(pool_limited_ttft(started, token_s, workload.osl, requests, rate))
+    return ttft + slot_wait(per_rank, places, started + workload.osl * as_floats(token_s))
+
+
 def predict_disaggregated(
     model: ModelSpec,
     prefill: Pool,
@@ -94,11 +124,12 @@ def predict_disaggregated(
     workload: Workload,
     precision: Precision,
     concurrency: npt.NDArray[np.float64],
+    link: Link | None = None,
 ) -> Disaggregated:
     """Predict deployments whose prompts and output tokens are computed by different workers.
 
-    Decode steps are free of prompts. A prompt is computed, its cache crosses the outermost tier of the prefill
-    worker's fabric, and it waits for the others of its wave. Where prompts arrive faster than the prefill workers
+    Decode steps are free of prompts. A prompt is computed, its cache crosses a link to
+    its decode worker, and it waits for the others of its wave. Where prompts arrive faster than the prefill workers
     finish them, they are the bottleneck of the loop and the rest of each request's cycle is spent waiting for them.
 
     Parameters
@@ -113,52 +144,38 @@ def predict_disaggregated(
         Number formats.
     concurrency : numpy.ndarray
         Requests in flight on the whole deployment.
+    link : Link, optional
+        What the cache crosses; the outermost tier of the prefill worker's system by default.
 
     Returns
     -------
     Disaggregated
         Latencies and rates, arrays over deployments.
     """
-    isl, osl = as_floats(workload.isl), as_floats(workload.osl)
-    one = as_floats(1.0)
     per_rank = np.ceil(concurrency / decode.ranks)
-    footprint = serving_footprint(
-        model,
-        decode.target,
-        decode.grid,
-        precision,
-        context=isl + decode.target.engine.reserved_output * osl,
-        requests=per_rank,
-        step_tokens=one,
+    prompts = prompt_work(model, prefill.target, prefill.grid, workload, precision)
+    tokens = token_work(model, decode.target, decode.grid, workload, precision, per_rank=per_rank, batch=decode.batch)
+    rate = prefill.workers * as_floats(prompts.rate)
+    moved = np.maximum(prompts.sent_bytes, tokens.received_bytes)
+    transfer = hand_over(model, prompts.step.seconds, moved, link or outermost(prefill.target))
+    ttft = as_floats(
+        first_token(
+            workload,
+            prompt_s=prompts.step.seconds,
+            transfer_s=transfer,
+            token_s=tokens.token_s,
+            rate=rate,
+            requests=concurrency,
+            per_rank=per_rank,
+            places=tokens.places,
+        )
     )
-    # A stated batch is one that the workers were set up for; memory only limits those whose batch is open.
-    places = np.maximum(np.where(np.isfinite(decode.batch), decode.batch, footprint.requests), 1.0)
-    running = np.minimum(per_rank, places)
-    step = step_time(
-        model,
-        decode.target,
-        decode.grid,
-        Step(np.ceil(running / decode.grid.pp), one, isl + osl / 2.0, decode=True),
-        precision,
-    )
-    tpot = as_floats(step.seconds) * stage_imbalance(model.layers, decode.grid.pp)
-    alone = step_time(model, prefill.target, prefill.grid, Step(one, isl, isl, decode=False), precision)
-    together = np.clip(np.floor(prefill.target.engine.step_tokens / isl), 1.0, MOST_PROMPTS)
-    shared = step_time(model, prefill.target, prefill.grid, Step(together, isl, isl, decode=False), precision)
-    rate = prefill.ranks * prefill.grid.pp * together / as_floats(shared.seconds)
-    held = as_floats(model.cache_bytes(isl, shard_of(prefill.grid), precision)) / prefill.grid.pp
-    link = prefill.target.system.tiers[-1]
-    transfer = point_to_point(held, bandwidth=link.bandwidth / link.oversubscription, latency=link.latency_s)
-    started = as_floats(alone.seconds) + transfer + HANDOFF_STEPS * tpot
-    started = started + first_wave_wait(1.0 / rate, concurrency, workload.waves, lockstep=WAVE_LOCKSTEP)
-    ttft = pool_limited_ttft(started, tpot, osl, concurrency, rate)
-    ttft = ttft + slot_wait(per_rank, places, started + osl * tpot)
     return Disaggregated(
         ttft_s=ttft,
-        tpot_s=tpot,
+        tpot_s=tokens.token_s,
         transfer_s=transfer,
-        requests_per_s=concurrency / (ttft + (osl - 1.0) * tpot),
+        requests_per_s=concurrency / (ttft + (as_floats(workload.osl) - 1.0) * tokens.token_s),
         prefill_rate=rate,
         devices=prefill.workers * prefill.grid.devices + decode.workers * decode.grid.devices,
-        capacity_requests=places * decode.ranks,
+        capacity_requests=tokens.places * decode.ranks,
     )

@@ -10,7 +10,8 @@ from perfmodel.api import precision_of, target
 from perfmodel.arrays import as_floats
 from perfmodel.calibrate.cases import numbers, words
 from perfmodel.errors import PerfmodelError, PlanError
-from perfmodel.estimate.disaggregated import Pool, predict_disaggregated
+from perfmodel.estimate.disaggregated import predict_disaggregated
+from perfmodel.estimate.pools import Pool
 from perfmodel.estimate.result import BOUNDS, Estimate
 from perfmodel.estimate.serving import predict_serving
 from perfmodel.estimate.target import Target

@@ -19,7 +19,8 @@ from perfmodel.costs.serving import (
     speculated_tokens,
 )
 from perfmodel.errors import PlanError
-from perfmodel.estimate.disaggregated import Pool, predict_disaggregated
+from perfmodel.estimate.disaggregated import predict_disaggregated
+from perfmodel.estimate.pools import Pool
 from perfmodel.estimate.serving import predict_serving
 from perfmodel.estimate.workload import Workload
 from perfmodel.validate.serving import predict_serving_cases

@@ -1,0 +1,228 @@
+"""Workers of disaggregated serving: what one prefill worker does with prompts, and one decode worker with tokens."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from perfmodel.arrays import Floats, as_floats
+from perfmodel.costs.serving import speculated_tokens
+from perfmodel.estimate.footprint import Footprint, serving_footprint
+from perfmodel.estimate.serving import MOST_PROMPTS
+from perfmodel.estimate.step import StepTime, shard_of, stage_imbalance, step_time
+from perfmodel.estimate.target import Target
+from perfmodel.estimate.workload import Workload
+from perfmodel.layers.base import Step
+from perfmodel.layers.precision import Precision
+from perfmodel.models.spec import ModelSpec
+from perfmodel.parallel.grid import PlanGrid
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pool:
+    """Workers of one kind.
+
+    Parameters
+    ----------
+    target : Target
+        What one worker runs on.
+    grid : PlanGrid
+        How one worker is split; its concurrency is not read.
+    workers : numpy.ndarray
+        Number of workers.
+    batch : numpy.ndarray
+        Most requests of one attention-data-parallel rank; infinite for as many as memory holds.
+    """
+
+    target: Target
+    grid: PlanGrid
+    workers: npt.NDArray[np.float64]
+    batch: npt.NDArray[np.float64]
+
+    @property
+    def ranks(self) -> npt.NDArray[np.float64]:
+        """Attention-data-parallel ranks of all workers."""
+        return self.workers * self.grid.dp
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What a prompt's cache crosses on its way to a decode worker.
+
+    Parameters
+    ----------
+    name : str
+        For instance "infiniband".
+    bandwidth : float
+        One-way, per device [B/s].
+    latency_s : float
+        Time to start a transfer [s].
+    layerwise : bool
+        Whether each layer's cache is sent while the next layer is computed, and not all of it at the end.
+    """
+
+    name: str
+    bandwidth: float
+    latency_s: float
+    layerwise: bool = False
+
+
+def outermost(target: Target, *, layerwise: bool = False) -> Link:
+    """Link that any two workers of a system share: its outermost tier.
+
+    Parameters
+    ----------
+    target : Target
+        System.
+    layerwise : bool
+        As in `Link`.
+
+    Returns
+    -------
+    Link
+        The tier at its bandwidth through the core.
+    """
+    tier = target.system.tiers[-1]
+    return Link(tier.name, tier.bandwidth / tier.oversubscription, tier.latency_s, layerwise)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """What one prefill worker does with prompts.
+
+    Parameters
+    ----------
+    step : StepTime
+        One prompt alone.
+    rate : float or array
+        Prompts per second of one worker at full load [1/s].
+    sent_bytes : float or array
+        Cache of one prompt that one device sends [B].
+    """
+
+    step: StepTime
+    rate: Floats
+    sent_bytes: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What one decode worker does with tokens.
+
+    Parameters
+    ----------
+    step : StepTime
+        One decode step of the requests that run.
+    token_s : float or array
+        Time per output token: the longest stage, drafting included [s].
+    places : float or array
+        Requests that one attention-data-parallel rank holds.
+    received_bytes : float or array
+        Cache of one prompt that one device receives [B].
+    footprint : Footprint
+        Memory of the fullest device.
+    """
+
+    step: StepTime
+    token_s: Floats
+    places: Floats
+    received_bytes: Floats
+    footprint: Footprint
+
+
+def prompt_work(model: ModelSpec, target: Target, grid: PlanGrid, workload: Workload, precision: Precision) -> Prompts:
+    """Time the prompts of one prefill worker.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Model.
+    target : Target
+        What the worker runs on.
+    grid : PlanGrid
+        How it is split; its concurrency is not read.
+    workload : Workload
+        Lengths.
+    precision : Precision
+        Number formats.
+
+    Returns
+    -------
+    Prompts
+        Arrays over the plans.
+    """
+    isl, fresh = as_floats(workload.isl), as_floats(workload.new_tokens)
+    alone = step_time(model, target, grid, Step(as_floats(1.0), fresh, isl, decode=False), precision)
+    together = np.clip(np.floor(target.engine.step_tokens / fresh), 1.0, MOST_PROMPTS)
+    shared = step_time(model, target, grid, Step(together, fresh, isl, decode=False), precision)
+    return Prompts(
+        alone,
+        grid.dp * grid.pp * together / as_floats(shared.seconds),
+        as_floats(model.cache_bytes(isl, shard_of(grid), precision)) / grid.pp,
+    )
+
+
+def token_work(
+    model: ModelSpec,
+    target: Target,
+    grid: PlanGrid,
+    workload: Workload,
+    precision: Precision,
+    *,
+    per_rank: Floats,
+    batch: Floats = np.inf,
+) -> Tokens:
+    """Time the tokens of one decode worker.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Model.
+    target : Target
+        What the worker runs on.
+    grid : PlanGrid
+        How it is split; its concurrency is not read.
+    workload : Workload
+        Lengths and drafting.
+    precision : Precision
+        Number formats.
+    per_rank : float or array
+        Requests in flight for each attention-data-parallel rank.
+    batch : float or array
+        Most requests that a rank is set up for; infinite for as many as memory holds.
+
+    Returns
+    -------
+    Tokens
+        Arrays over the plans.
+    """
+    isl, osl = as_floats(workload.isl), as_floats(workload.osl)
+    footprint = serving_footprint(
+        model,
+        target,
+        grid,
+        precision,
+        context=isl + target.engine.reserved_output * osl,
+        requests=per_rank,
+        step_tokens=as_floats(1.0),
+    )
+    # A stated batch is one that the workers were set up for; memory only limits those whose batch is open.
+    places = np.maximum(np.where(np.isfinite(batch), batch, footprint.requests), 1.0)
+    running = np.minimum(per_rank, places)
+    step = step_time(
+        model,
+        target,
+        grid,
+        Step(np.ceil(running / grid.pp), as_floats(workload.draft_tokens + 1.0), isl + osl / 2.0, decode=True),
+        precision,
+    )
+    drafting = (1.0 + workload.draft_tokens * workload.draft_cost) / speculated_tokens(
+        workload.draft_tokens, workload.acceptance
+    )
+    return Tokens(
+        step,
+        as_floats(step.seconds) * stage_imbalance(model.layers, grid.pp) * drafting,
+        places,
+        as_floats(model.cache_bytes(isl, shard_of(grid), precision)) / grid.pp,
+        footprint,
+    )
