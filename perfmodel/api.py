@@ -8,6 +8,7 @@ from perfmodel.errors import PlanError
 from perfmodel.estimate.kernel_checks import load_kernels
 from perfmodel.estimate.result import Estimate
 from perfmodel.estimate.serving import predict_serving
+from perfmodel.estimate.sustained import at_sustained_rates
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.workload import Workload
 from perfmodel.hardware.catalog import load_system
@@ -64,7 +65,7 @@ def target(system: System | str, engine: str = "neutral", *, profiles: str | Non
     'h100-sxm'
     """
     loaded = load_system(system, profiles) if isinstance(system, str) else system
-    kernels = load_kernels(loaded.device.id, loaded.device.architecture, profiles)
+    kernels = at_sustained_rates(load_kernels(loaded.device.id, loaded.device.architecture, profiles), loaded.device)
     return Target(loaded, kernels, load_engine(engine, profiles))
 
 

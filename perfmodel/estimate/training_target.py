@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from perfmodel.estimate.kernel_checks import load_kernels
+from perfmodel.estimate.sustained import at_sustained_rates
 from perfmodel.hardware.catalog import load_system
 from perfmodel.hardware.device import Device
 from perfmodel.hardware.fabric import System
@@ -73,5 +74,5 @@ def training_target(
     loaded = load_system(system, profiles) if isinstance(system, str) else system
     if gpus_per_node and gpus_per_node != loaded.scale_up_devices:
         loaded = loaded.with_scale_up(gpus_per_node)
-    kernels = load_kernels(loaded.device.id, loaded.device.architecture, profiles)
+    kernels = at_sustained_rates(load_kernels(loaded.device.id, loaded.device.architecture, profiles), loaded.device)
     return TrainingTarget(loaded, kernels, load_stack(stack, profiles) if isinstance(stack, str) else stack)

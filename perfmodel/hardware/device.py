@@ -86,6 +86,10 @@ class Device:
         Link to the host, one-way [B/s].
     dies : int, optional
         Dies in the package that software sees as this one device.
+    sustained_flops : mapping of str to float, optional
+        Rate per number format that a large matrix product was measured to reach [FLOP/s].
+    sustained_bandwidth : float, optional
+        Bandwidth that a large copy was measured to reach [B/s].
     notes : tuple of str, optional
         What to know before using the numbers.
     provenance : tuple of Provenance, optional
@@ -113,11 +117,14 @@ class Device:
     price_per_hour: float | None = None
     host_bandwidth: float | None = None
     dies: int = 1
+    sustained_flops: Mapping[str, float] = field(default_factory=dict, hash=False)
+    sustained_bandwidth: float | None = None
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
     provenance: tuple[Provenance, ...] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "peak_flops", MappingProxyType(dict(self.peak_flops)))
+        for name in ("peak_flops", "sustained_flops"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A mapping proxy cannot be pickled or copied; the constructor makes a new one.

@@ -113,6 +113,17 @@ class Memory(_Table):
     cache_bandwidth: BandwidthFact | None = None
 
 
+class Sustained(_Table):
+    """Rates that the device was measured to reach, where its kernels have no calibration; at most the peaks."""
+
+    bf16: ComputeFact | None = None
+    fp16: ComputeFact | None = None
+    fp8: ComputeFact | None = None
+    int8: ComputeFact | None = None
+    fp4: ComputeFact | None = None
+    bandwidth: BandwidthFact | None = None
+
+
 class Chip(_Table):
     """Counts, clock, power, host link and price of the device."""
 
@@ -204,10 +215,24 @@ class DeviceFile(_Profile):
     peak: Peaks
     memory: Memory
     chip: Chip
+    sustained: Sustained = Sustained()
+
+    @model_validator(mode="after")
+    def _below_peak(self) -> "DeviceFile":
+        for name in FORMATS:
+            reached, peak = getattr(self.sustained, name, None), getattr(self.peak, name)
+            if reached and (peak is None or reached.value > peak.value):
+                limit = "has no peak of that format" if peak is None else f"is more than peak.{name}, {peak.text}"
+                raise ValueError(f"sustained.{name}: {reached.text} {limit}")
+        reached = self.sustained.bandwidth
+        if reached and reached.value > self.memory.bandwidth.value:
+            raise ValueError(f"sustained.bandwidth: {reached.text} is more than memory.bandwidth")
+        return self
 
     def build(self) -> Device:
         """Return the device as plain floats."""
         peaks = {name: fact.value for name in FORMATS if (fact := getattr(self.peak, name)) is not None}
+        reached = {name: fact.value for name in FORMATS if (fact := getattr(self.sustained, name, None)) is not None}
         chip, memory = self.chip, self.memory
         return Device(
             id=self.id,
@@ -226,6 +251,8 @@ class DeviceFile(_Profile):
             price_per_hour=_optional(chip.price),
             host_bandwidth=_optional(chip.host_bandwidth),
             dies=chip.dies,
+            sustained_flops=reached,
+            sustained_bandwidth=_optional(self.sustained.bandwidth),
             notes=self.notes,
             provenance=self.provenance(),
         )

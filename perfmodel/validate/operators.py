@@ -12,6 +12,7 @@ from perfmodel.costs.formats import FORMATS
 from perfmodel.costs.registry import get_formula
 from perfmodel.errors import PerfmodelError
 from perfmodel.estimate.kernel_checks import load_kernels
+from perfmodel.estimate.sustained import at_sustained_rates
 from perfmodel.estimate.timing import call_form, default_cores, device_numbers
 from perfmodel.hardware.catalog import load_device, load_system
 from perfmodel.hardware.kernels import KernelCalibration
@@ -94,7 +95,7 @@ def _predict_group(rows: pd.DataFrame, group: dict[str, str], profiles: str | No
         "op": group["op"],
     }
     sizes = family.sizes(rows, device)
-    kernels = load_kernels(device.id, device.architecture, profiles)
+    kernels = at_sustained_rates(load_kernels(device.id, device.architecture, profiles), device)
     calibration = kernels.find(
         group["op"],
         "" if group["op"] in ("dispatch", "combine") else format,

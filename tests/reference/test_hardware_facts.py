@@ -54,6 +54,16 @@ DEVICE_FACTS = [
     ("ascend-910c", "memory_bandwidth", 1.6 * T, "arXiv 2506.12708, section 3.2, one die"),
 ]
 
+SUSTAINED_FACTS = [
+    # device, rate of a large matrix product or of a large copy, document
+    ("mi300x", "bf16", 668.4 * T, "ml-engineering, maximum achievable matrix-product FLOP/s, ROCm 6.3"),
+    ("mi325x", "bf16", 784.9 * T, "ml-engineering, maximum achievable matrix-product FLOP/s"),
+    ("mi355x", "bf16", 1565 * T, "ml-engineering, maximum achievable matrix-product FLOP/s"),
+    ("gaudi2", "bf16", 418.7 * T, "ml-engineering, maximum achievable matrix-product FLOP/s"),
+    ("gaudi3", "bf16", 1243 * T, "ml-engineering, maximum achievable matrix-product FLOP/s"),
+    ("mi300x", "bandwidth", 4.33 * T, "ZAYA1, arXiv 2511.17127"),
+]
+
 FABRIC_FACTS = [
     # system, tier, devices, one-way bandwidth per device, document
     ("dgx-v100", "nvlink", 8, 150 * G, "DGX-1 white paper: six links of 25 GB/s"),
@@ -138,3 +148,10 @@ def test_parts_that_were_cut():
     assert not load_device("v100-sxm").supports("bf16")
     assert not load_device("rtx-4090").supports("fp4")
     assert not load_device("mi355x").supports("tf32")
+
+
+@pytest.mark.parametrize(("device", "rate", "value", "document"), SUSTAINED_FACTS)
+def test_a_device_reaches_the_published_rate(device: str, rate: str, value: float, document: str) -> None:
+    found = load_device(device)
+    reached = found.sustained_bandwidth if rate == "bandwidth" else found.sustained_flops[rate]
+    assert reached == pytest.approx(value), document
