@@ -24,6 +24,7 @@ def serving(
     kv: options.KvFormat = None,
     engine: options.EngineName = "neutral",
     phase: Annotated[str, typer.Option(help="decode, prefill or both.")] = "both",
+    what_if: options.WhatIf = None,
     output: options.Output = None,
     profiles: options.Profiles = None,
 ) -> None:
@@ -34,21 +35,20 @@ def serving(
     from perfmodel.models.catalog import load_model
     from perfmodel.parallel.grid import plans
     from perfmodel.reports.explain import derivation
+    from perfmodel.reports.what_if import what_if_lines
 
     if phase not in ("decode", "prefill", "both"):
         raise PlanError(f"--phase must be decode, prefill or both, not {phase!r}")
     spec = load_model(model)
     knobs = {"tp": tp, "pp": pp, "dp": dp, "concurrency": concurrency}
     grid = plans(**knobs, ep=ep) if spec.is_moe else plans(**knobs)
-    on = api.target(system, engine, profiles=profiles)
-    options.deliver(
-        derivation(
-            spec,
-            on,
-            grid,
-            Workload(float(options.count(isl, "isl")), float(options.count(osl, "osl"))),
-            api.precision_of(spec, precision, kv, on),
-            phases=("decode", "prefill") if phase == "both" else (phase,),
-        ),
-        output,
+    on = api.target(options.system_of(system, what_if, profiles), engine, profiles=profiles)
+    text = derivation(
+        spec,
+        on,
+        grid,
+        Workload(float(options.count(isl, "isl")), float(options.count(osl, "osl"))),
+        api.precision_of(spec, precision, kv, on),
+        phases=("decode", "prefill") if phase == "both" else (phase,),
     )
+    options.deliver("\n".join([text, *what_if_lines(on.system)]), output)

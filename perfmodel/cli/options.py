@@ -2,9 +2,12 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from perfmodel.hardware.fabric import System
 
 Model = Annotated[str, typer.Option("--model", help="Model: a built-in name or the path of a config.json.")]
 SystemName = Annotated[str, typer.Option("--system", help="System: a name from 'hardware list' or a TOML file.")]
@@ -19,6 +22,12 @@ EngineName = Annotated[
     str, typer.Option("--engine", help="Serving software: neutral, trtllm, vllm, sglang or a TOML file.")
 ]
 Profiles = Annotated[str | None, typer.Option("--profiles", help="Directory of profiles that is searched first.")]
+WhatIf = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--what-if", help="Hardware as it is not: memory_bandwidth=x2 or memory_capacity=192GB; may be given again."
+    ),
+]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="File to write instead of stdout.")]
 
 
@@ -91,6 +100,38 @@ def seconds(text: str | None, name: str) -> float | None:
         return parse(text, "time")
     except UnitError as error:
         raise PlanError(f"--{name}: {error}") from None
+
+
+def system_of(name: str, what_if: list[str] | None, profiles: str | None) -> "System":
+    """Load a system and change what `--what-if` asks for.
+
+    Parameters
+    ----------
+    name : str
+        System.
+    what_if : list of str, optional
+        Changes, for instance "memory_bandwidth=x2".
+    profiles : str, optional
+        Directory of profiles that is searched first.
+
+    Returns
+    -------
+    System
+        The system, as it is or as it would be.
+
+    Raises
+    ------
+    PlanError
+        If a change makes no sense.
+    """
+    from perfmodel.errors import PlanError
+    from perfmodel.hardware.catalog import load_system
+    from perfmodel.hardware.what_if import changed
+
+    try:
+        return changed(load_system(name, profiles), what_if or ())
+    except PlanError as error:
+        raise PlanError(f"--what-if: {error}") from None
 
 
 def deliver(text: str, output: Path | None) -> None:

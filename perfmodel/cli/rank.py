@@ -35,6 +35,7 @@ def serving(
     concurrency: Annotated[int | None, typer.Option(help="Hold the requests in flight per replica.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Plans to show.")] = 10,
     format: Annotated[Format, typer.Option(help="How to write the result.")] = Format.table,
+    what_if: options.WhatIf = None,
     output: options.Output = None,
     profiles: options.Profiles = None,
 ) -> None:
@@ -44,10 +45,12 @@ def serving(
     from perfmodel.reports import serving as report
     from perfmodel.reports.export import to_csv, to_json
     from perfmodel.reports.tables import plain_table
+    from perfmodel.reports.what_if import what_if_lines
 
+    on = api.target(options.system_of(system, what_if, profiles), engine, profiles=profiles)
     ranking = api.rank(
         load_model(model),
-        api.target(system, engine, profiles=profiles),
+        on,
         gpus=options.count(gpus, "gpus"),
         isl=options.count(isl, "isl"),
         osl=options.count(osl, "osl"),
@@ -76,5 +79,5 @@ def serving(
         options.deliver(to_csv(report.document(ranking, top)["plans"]), output)
     else:
         lines = [report.verdict(ranking), "", plain_table(*report.table_rows(ranking, top)), ""]
-        lines += [f" {report.why_not(ranking)}", f" {report.trust(ranking)}"]
+        lines += [f" {report.why_not(ranking)}", f" {report.trust(ranking)}", *what_if_lines(on.system)]
         options.deliver("\n".join(lines), output)

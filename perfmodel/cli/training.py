@@ -86,6 +86,7 @@ def rank(
     restart: Annotated[str, typer.Option(help="Time from a failure until the job computes again.")] = "10min",
     top: Annotated[int, typer.Option(min=1, help="Plans to show.")] = 10,
     format: Annotated[Format, typer.Option(help="How to write the result.")] = Format.table,
+    what_if: options.WhatIf = None,
     output: options.Output = None,
     profiles: options.Profiles = None,
 ) -> None:
@@ -97,13 +98,15 @@ def rank(
     from perfmodel.reports import training as report
     from perfmodel.reports.export import to_csv, to_json
     from perfmodel.reports.tables import plain_table
+    from perfmodel.reports.what_if import what_if_lines
 
     given = {"mtbf": mtbf, "checkpoint": checkpoint, "restart": restart}
     times = [options.seconds(text, name) or 0.0 for name, text in given.items()]
     reliability = Reliability(*times) if mtbf else None
+    target = training_target(options.system_of(system, what_if, profiles), stack, profiles=profiles)
     ranking = rank_training_plans(
         load_model(model),
-        training_target(system, stack, profiles=profiles),
+        target,
         gpus=options.count(gpus, "gpus"),
         seq=options.count(seq, "seq"),
         global_batch=options.count(global_batch, "global-batch"),
@@ -132,7 +135,7 @@ def rank(
     else:
         lines = [report.training_verdict(ranking), "", plain_table(*report.training_rows(ranking, top)), ""]
         lines += ["Best plan:", *report.memory_lines(ranking.estimate, int(ranking.order[0])), ""]
-        lines += [f" {report.why_not_training(ranking)}", f" {report.conventions()}"]
+        lines += [f" {report.why_not_training(ranking)}", f" {report.conventions()}", *what_if_lines(target.system)]
         options.deliver("\n".join(lines), output)
 
 
@@ -159,6 +162,7 @@ def explain(
     zero: Annotated[int, typer.Option(help="ZeRO stage, 0 to 3.")] = 1,
     grad_overlap: Annotated[bool, typer.Option(help="Exchange gradients during the backward pass.")] = True,
     schedule: Annotated[str, typer.Option(help="1f1b, gpipe, zb-h1, zb-h2 or dualpipe.")] = "1f1b",
+    what_if: options.WhatIf = None,
     output: options.Output = None,
     profiles: options.Profiles = None,
 ) -> None:
@@ -167,8 +171,9 @@ def explain(
     from perfmodel.estimate.training_target import training_target
     from perfmodel.parallel.training_grid import training_plans
     from perfmodel.reports.training import training_derivation
+    from perfmodel.reports.what_if import what_if_lines
 
-    target = training_target(system, stack, profiles=profiles)
+    target = training_target(options.system_of(system, what_if, profiles), stack, profiles=profiles)
     plan = training_plans(
         tp=tp,
         pp=pp,
@@ -195,7 +200,8 @@ def explain(
         method=method,
         adapter_rank=adapter_rank,
     )
-    options.deliver(training_derivation(estimate, 0, target.stack.provenance), output)
+    text = training_derivation(estimate, 0, target.stack.provenance)
+    options.deliver("\n".join([text, *what_if_lines(target.system)]), output)
 
 
 def calibrate(

@@ -77,3 +77,16 @@ def test_verdict_writes_many_requests_without_an_exponent(capsys):
     code, out, _ = rank(capsys, system="hgx-h200", gpus=16, model=model)
     assert code == 0
     assert not re.search(r"\de\+\d", out)
+
+
+def test_what_if_changes_the_answer_and_says_so(capsys):
+    command = ["rank", "serving", "--model", "llama-3.1-8b", "--system", "hgx-h100", "--gpus", "1", "--top", "1"]
+    _, plain, _ = run(capsys, *command, *LENGTHS)
+    code, faster, _ = run(capsys, *command, *LENGTHS, "--what-if", "memory_bandwidth=x2")
+    assert not code
+    assert "What if" not in plain
+    assert "What if: memory bandwidth 6.7 TB/s (x2 of 3.35 TB/s)" in faster
+    assert faster.splitlines()[0] != plain.splitlines()[0]
+    code, out, err = run(capsys, *command, *LENGTHS, "--what-if", "memory=x2")
+    assert (code, out) == (2, "")
+    assert err.startswith("perfmodel: --what-if: unknown number of hardware 'memory'")
