@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from perfmodel.api import compare as compare
     from perfmodel.api import precision_of as precision_of
     from perfmodel.api import predict as predict
     from perfmodel.api import rank as rank
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
     from perfmodel.models.catalog import load_model as load_model
     from perfmodel.parallel.grid import PlanGrid as PlanGrid
     from perfmodel.parallel.grid import plans as plans
+    from perfmodel.ranking.compare import Comparison as Comparison
     from perfmodel.ranking.serving import Limits as Limits
     from perfmodel.ranking.serving import Ranking as Ranking
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Comparison": "perfmodel.ranking.compare",
     "Estimate": "perfmodel.estimate.result",
     "FORMULAS": "perfmodel.costs.registry",
     "Limits": "perfmodel.ranking.serving",
@@ -34,6 +37,7 @@ _HOMES = {
     "Precision": "perfmodel.layers.precision",
     "Ranking": "perfmodel.ranking.serving",
     "Workload": "perfmodel.estimate.workload",
+    "compare": "perfmodel.api",
     "load_device": "perfmodel.hardware.catalog",
     "load_model": "perfmodel.models.catalog",
     "load_system": "perfmodel.hardware.catalog",

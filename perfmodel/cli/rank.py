@@ -1,11 +1,23 @@
 """`perfmodel rank`: ranked plans for a budget of devices."""
 
-from typing import Annotated
+from enum import StrEnum
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
 
 import typer
 
 from perfmodel.cli import options
 from perfmodel.cli.options import Format
+
+
+class Workers(StrEnum):
+    """Who computes prompts and tokens."""
+
+    together = "together"
+    separate = "separate"
+    both = "both"
+
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Rank the splits of a model over devices.")
 
@@ -28,6 +40,16 @@ def serving(
     acceptance: Annotated[float, typer.Option(help="Probability that a drafted token is accepted.")] = 0.7,
     draft_cost: Annotated[float, typer.Option(help="Time to draft a token, over a plain decode step.")] = 0.0,
     pareto: Annotated[bool, typer.Option("--pareto", help="Show the front of TPOT against rate per GPU.")] = False,
+    workers: Annotated[
+        Workers, typer.Option(help="Prompts and tokens on the same workers, on separate ones, or both compared.")
+    ] = Workers.together,
+    prefill_system: Annotated[
+        str | None, typer.Option(help="System of the prefill workers, where it is another one.")
+    ] = None,
+    link: Annotated[
+        str | None, typer.Option(help="What the cache crosses to a decode worker: a tier of the system, or 200Gbit/s.")
+    ] = None,
+    layerwise: Annotated[bool, typer.Option("--layerwise", help="Send the cache layer by layer.")] = False,
     tp: Annotated[int | None, typer.Option(help="Hold tensor parallelism at one value.")] = None,
     pp: Annotated[int | None, typer.Option(help="Hold pipeline parallelism at one value.")] = None,
     dp: Annotated[int | None, typer.Option(help="Hold attention data parallelism at one value.")] = None,
@@ -41,43 +63,67 @@ def serving(
 ) -> None:
     """Rank every split that fits by output tokens per second and GPU, within latency limits."""
     from perfmodel import api
+    from perfmodel.errors import PlanError
     from perfmodel.models.catalog import load_model
+    from perfmodel.reports import compare
     from perfmodel.reports import serving as report
-    from perfmodel.reports.export import to_csv, to_json
-    from perfmodel.reports.tables import plain_table
-    from perfmodel.reports.what_if import what_if_lines
 
+    spec = load_model(model)
     on = api.target(options.system_of(system, what_if, profiles), engine, profiles=profiles)
-    ranking = api.rank(
-        load_model(model),
-        on,
-        gpus=options.count(gpus, "gpus"),
-        isl=options.count(isl, "isl"),
-        osl=options.count(osl, "osl"),
-        ttft=options.seconds(ttft, "ttft"),
-        tpot=options.seconds(tpot, "tpot"),
-        rate=rate,
-        precision=precision,
-        kv=kv,
-        load={
+    asked: dict[str, Any] = {
+        "gpus": options.count(gpus, "gpus"),
+        "isl": options.count(isl, "isl"),
+        "osl": options.count(osl, "osl"),
+        "ttft": options.seconds(ttft, "ttft"),
+        "tpot": options.seconds(tpot, "tpot"),
+        "rate": rate,
+        "precision": precision,
+        "kv": kv,
+        "load": {
             "prefix_hit": prefix_hit,
             "draft_tokens": draft_tokens,
             "acceptance": acceptance,
             "draft_cost": draft_cost,
         },
-        tp=tp,
-        pp=pp,
-        dp=dp,
-        ep=ep,
-        concurrency=concurrency,
-    )
+        "tp": tp,
+        "pp": pp,
+        "dp": dp,
+        "ep": ep,
+    }
+    if workers is not Workers.together:
+        if pareto or concurrency is not None:
+            raise PlanError("--pareto and --concurrency need --workers together")
+        comparison = api.compare(
+            spec,
+            on,
+            **asked,
+            prefill_system=prefill_system and api.target(prefill_system, engine, profiles=profiles),
+            link=link,
+            layerwise=layerwise,
+            together=workers is Workers.both,
+        )
+        _deliver(compare, comparison, on.system, top, format, output)
+        return
+    if prefill_system or link or layerwise:
+        raise PlanError("--prefill-system, --link and --layerwise need --workers separate or both")
+    ranking = api.rank(spec, on, **asked, concurrency=concurrency)
     if pareto:
         ranking = ranking.front()
+    _deliver(report, ranking, on.system, top, format, output)
+
+
+def _deliver(report: ModuleType, ranking: Any, system: Any, top: int, format: Format, output: Path | None) -> None:
+    """Write a ranking with the functions of its report module."""
+    from perfmodel.reports.export import to_csv, to_json
+    from perfmodel.reports.tables import plain_table
+    from perfmodel.reports.what_if import what_if_lines
+
     if format is Format.json:
         options.deliver(to_json(report.document(ranking, top)), output)
     elif format is Format.csv:
-        options.deliver(to_csv(report.document(ranking, top)["plans"]), output)
+        rows = report.document(ranking, top)["plans"]
+        options.deliver(to_csv(rows, dict.fromkeys(name for row in rows for name in row)), output)
     else:
         lines = [report.verdict(ranking), "", plain_table(*report.table_rows(ranking, top)), ""]
-        lines += [f" {report.why_not(ranking)}", f" {report.trust(ranking)}", *what_if_lines(on.system)]
+        lines += [f" {report.why_not(ranking)}", f" {report.trust(ranking)}", *what_if_lines(system)]
         options.deliver("\n".join(lines), output)

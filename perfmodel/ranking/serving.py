@@ -19,9 +19,10 @@ from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import KNOBS, PlanGrid, concurrency_ladder, plans, serving_splits
 from perfmodel.parallel.rules import Rule, judge
 from perfmodel.ranking.pareto import pareto_front
+from perfmodel.ranking.ties import fewer_stages_first
 from perfmodel.units import format_size, format_time
 
-_MOST_REQUESTS = 8192
+MOST_REQUESTS = 8192
 """Largest concurrency of one replica that is searched."""
 
 
@@ -152,8 +153,9 @@ def rank_serving(
 ) -> Ranking:
     """Rank every split of a number of devices by output tokens per second and device.
 
-    Each split is taken at the concurrency that gives it the highest rate within the limits. Ties go to the smaller
-    tp, pp, dp, ep and concurrency, so the order does not depend on how the plans were enumerated.
+    Each split is taken at the concurrency that gives it the highest rate within the limits. Where rates are within
+    2 % of each other, fewer pipeline stages come first. Ties go to the smaller tp, pp, dp, ep and concurrency, so the
+    order does not depend on how the plans were enumerated.
 
     Parameters
     ----------
@@ -229,7 +231,7 @@ def _largest_concurrency(
     footprint = serving_steps(model, target, splits, workload, precision).footprint
     room = np.broadcast_to(footprint.requests * splits.dp, splits.shape)
     finite = room[np.isfinite(room)]
-    return int(np.clip(finite.max() if finite.size else 1.0, 1.0, _MOST_REQUESTS))
+    return int(np.clip(finite.max() if finite.size else 1.0, 1.0, MOST_REQUESTS))
 
 
 def _limit_rules(estimate: Estimate, limits: Limits, gpus: int) -> tuple[Rule, ...]:
@@ -275,8 +277,9 @@ def _best_of_each_split(estimate: Estimate, splits: int) -> npt.NDArray[np.int64
     positions = np.arange(splits) * columns + best
     positions = positions[np.isfinite(rate[np.arange(splits), best])]
     ties = [estimate.grid.column(name)[positions] for name in reversed(KNOBS)]
-    order = np.lexsort((*ties, -estimate["tokens_per_s_per_gpu"][positions]))
-    return np.asarray(positions[order], dtype=np.int64)
+    order = positions[np.lexsort((*ties, -estimate["tokens_per_s_per_gpu"][positions]))]
+    order = order[fewer_stages_first(estimate["tokens_per_s_per_gpu"][order], estimate.grid.column("pp")[order])]
+    return np.asarray(order, dtype=np.int64)
 
 
 def nearest_miss(

@@ -7,16 +7,9 @@ import numpy as np
 
 from perfmodel.estimate.step import RESOURCES
 from perfmodel.ranking.serving import Ranking, plan_name
+from perfmodel.ranking.ties import NEAR_TIE
+from perfmodel.reports.words import BOUND_WORDS, bound_text, latency_remark, share, three_digits
 from perfmodel.units import format_size, format_time
-
-_BOUND_WORDS = {
-    "compute": "arithmetic",
-    "memory": "memory bandwidth",
-    "network": "communication",
-    "latency": "kernel latency",
-    "host": "the host",
-    "capacity": "KV-cache capacity",
-}
 
 
 def verdict(ranking: Ranking) -> str:
@@ -38,8 +31,8 @@ def verdict(ranking: Ranking) -> str:
     capacity = ", all that the KV cache holds" if best["bound"] == "capacity" else ""
     text = (
         f"Best: {replicas}, {requests}{capacity}: {best['deployment_tokens_per_s']:,.0f} output tok/s"
-        f" ({_three(best['tokens_per_s_per_gpu'])} per GPU), TTFT {format_time(best['ttft_s'])},"
-        f" TPOT {format_time(best['tpot_s'])}, decode bound by {_BOUND_WORDS[str(best['bound_decode'])]}."
+        f" ({three_digits(best['tokens_per_s_per_gpu'])} per GPU), TTFT {format_time(best['ttft_s'])},"
+        f" TPOT {format_time(best['tpot_s'])}, decode bound by {BOUND_WORDS[str(best['bound_decode'])]}."
     )
     if len(ranking) < 2:
         return text
@@ -51,9 +44,7 @@ def _why_next(best: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     gain = best["tokens_per_s_per_gpu"] / other["tokens_per_s_per_gpu"] - 1.0
     name = f"{plan_name(other)} x {other['replicas']}"
     lead = f"{100 * gain:+.0f}% over {name}" if gain >= 0.005 else f"Level with {name}"
-    shares = {
-        part: (_share(best, part), _share(other, part)) for part in RESOURCES if part not in ("compute", "memory")
-    }
+    shares = {part: (share(best, part), share(other, part)) for part in RESOURCES if part not in ("compute", "memory")}
     part = max(shares, key=lambda p: shares[p][1] - shares[p][0])
     ours, theirs = shares[part]
     here, there = (row["concurrency"] / _devices(row) for row in (best, other))
@@ -80,18 +71,6 @@ def _devices(row: Mapping[str, Any]) -> int:
     return int(row["tp"] * row["pp"] * row["dp"] * row["cp"])
 
 
-def _share(row: Mapping[str, Any], part: str) -> float:
-    return float(row[f"decode_{part}_s"] / row["decode_s"])
-
-
-def _three(value: float) -> str:
-    """Three significant digits, thousands separated, never in exponent form."""
-    if not np.isfinite(value) or value == 0:
-        return f"{value:g}"
-    digits = max(0, 2 - int(np.floor(np.log10(abs(value)))))
-    return f"{value:,.{digits}f}"
-
-
 def table_rows(ranking: Ranking, top: int) -> tuple[list[str], list[list[str]]]:
     """Write the best plans as a table of text.
 
@@ -114,10 +93,6 @@ def table_rows(ranking: Ranking, top: int) -> tuple[list[str], list[list[str]]]:
     for rank in range(1, min(top, len(ranking)) + 1):
         row = ranking.row(rank)
         device_bytes = ranking.estimate.columns["memory_capacity_bytes"][0]
-        shares = sorted(((_share(row, part), part) for part in RESOURCES), reverse=True)
-        bound = ", ".join(f"{part} {100 * s:.0f}%" for s, part in shares[:2] if s >= 0.05)
-        if row["bound"] == "capacity":
-            bound += "; KV cache full"
         used = 100 * float(row["memory_bytes"]) / device_bytes
         rows.append(
             [
@@ -126,10 +101,10 @@ def table_rows(ranking: Ranking, top: int) -> tuple[list[str], list[list[str]]]:
                 *(str(row[k]) for k in ("tp", "pp", "dp", *(["ep"] if moe else []), "concurrency")),
                 format_time(float(row["ttft_s"])),
                 format_time(float(row["tpot_s"])),
-                _three(float(row["tokens_per_s_per_gpu"])),
+                three_digits(float(row["tokens_per_s_per_gpu"])),
                 f"{format_size(float(row['memory_bytes']), binary=True)} {used:.0f}%",
                 format_size(max(float(device_bytes - row["memory_bytes"]), 0.0), binary=True),
-                bound,
+                bound_text(row),
             ]
         )
     return header, rows
@@ -159,7 +134,9 @@ def why_not(ranking: Ranking) -> str:
             f"\n {ranking.limits.rate:g} requests/s need at least {fewest[0]} GPUs: {fewest[0] // _devices(row)} of"
             f" {plan_name(row)}, {row['requests_per_s']:.3g} requests/s each."
         )
-    return text
+    if len(np.unique(ranking.estimate.grid.pp)) > 1:
+        text += f"\n Rates within {100 * NEAR_TIE:.0f}% of each other count as equal: fewer pipeline stages come first."
+    return "\n ".join([text, *latency_remark(ranking.limits, ranking.row(1))])
 
 
 def trust(ranking: Ranking) -> str:

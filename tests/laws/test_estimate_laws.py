@@ -1,6 +1,7 @@
 """Laws of whole estimates: broadcasting, bounds, parts, monotonicity in hardware, independence of order."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from perfmodel.hardware.kernels import KernelTable
 from perfmodel.layers.base import Shard
 from perfmodel.parallel.grid import KNOBS
 from perfmodel.ranking.serving import rank_serving
+from perfmodel.ranking.ties import NEAR_TIE
 
 DENSE, MOE = "meta-llama/Llama-3.1-70B-Instruct", "deepseek-ai/DeepSeek-V3"
 TARGETS = {name: pm.target(name) for name in ("hgx-h100", "hgx-h200", "gb200-nvl72", "mi325x-8")}
@@ -168,7 +170,10 @@ def test_ranked_plans_are_sorted_feasible_and_within_limits():
     ranking = rank_serving(spec, TARGETS["hgx-h100"], 16, Workload(4000.0, 1000.0), spec.weights, limits)
     rows = [ranking.row(i) for i in range(1, len(ranking) + 1)]
     rates = [row["tokens_per_s_per_gpu"] for row in rows]
-    assert rates == sorted(rates, reverse=True)
+    # Sorted, but for near-ties, where fewer pipeline stages come first.
+    assert all(rate >= (1 - NEAR_TIE) * max(rates[i:]) for i, rate in enumerate(rates))
+    swapped = [(a, b) for a, b in itertools.pairwise(rows) if a["tokens_per_s_per_gpu"] < b["tokens_per_s_per_gpu"]]
+    assert all(a["pp"] < b["pp"] for a, b in swapped)
     assert all(r["feasible"] and r["ttft_s"] <= 2.0 and r["tpot_s"] <= 0.05 for r in rows)
     assert all(r["replicas"] * r["tp"] * r["pp"] * r["dp"] * r["cp"] == 16 for r in rows)
     assert sum(ranking.infeasible.values()) == int((~ranking.estimate.feasible).sum())

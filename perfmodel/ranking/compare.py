@@ -1,0 +1,65 @@
+"""Comparison of deployments that compute prompts and tokens on the same workers with those that separate them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from perfmodel.ranking.separate import SeparateRanking
+from perfmodel.ranking.serving import Ranking
+from perfmodel.ranking.ties import fewer_stages_first
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Both kinds of deployments in one order.
+
+    Parameters
+    ----------
+    together : Ranking, optional
+        Plans whose workers do both; None where none is feasible or they were not asked for.
+    separate : SeparateRanking, optional
+        Deployments with separate workers; likewise.
+    missing : tuple of str
+        Why one of the two is absent.
+    """
+
+    together: Ranking | None
+    separate: SeparateRanking | None
+    missing: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in (self.together, self.separate) if part)
+
+    def rows(self, top: int) -> list[dict[str, Any]]:
+        """Best deployments of either kind by output tokens per second and device; near-ties as in either ranking.
+
+        Parameters
+        ----------
+        top : int
+            Rows at most.
+
+        Returns
+        -------
+        list of dict
+            Rows of the two rankings, ranked together; `workers` says which kind one is.
+        """
+        rows: list[dict[str, Any]] = []
+        for kind, part in (("together", self.together), ("separate", self.separate)):
+            if part:
+                rows += [part.row(i) | {"workers": kind} for i in range(1, min(top, len(part)) + 1)]
+        rate = np.array([row["tokens_per_s_per_gpu"] for row in rows])
+        stages = np.array([float(row.get("decode_pp", row.get("pp", 1))) for row in rows])
+        order = np.argsort(-rate, kind="stable")
+        order = order[fewer_stages_first(rate[order], stages[order])][:top]
+        return [rows[i] | {"rank": rank} for rank, i in enumerate(order, start=1)]
+
+    @property
+    def searched(self) -> int:
+        """Deployments evaluated."""
+        return sum(part.searched for part in (self.together, self.separate) if part)
+
+    @property
+    def seconds(self) -> float:
+        """Time that the searches took [s]."""
+        return sum(part.seconds for part in (self.together, self.separate) if part)
