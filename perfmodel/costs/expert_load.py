@@ -18,6 +18,14 @@ _SHARES = np.diff(EDGES)
 _MIDDLES = 0.5 * (EDGES[1:] + EDGES[:-1])
 
 
+def _sum_of_products(first: Array, second: Array) -> Array:
+    """Sum over the first axis, always in its order: NumPy's own sums round differently for one plan and for many."""
+    total = first[0] * second[0]
+    for a, b in zip(first[1:], second[1:], strict=True):
+        total = total + a * b
+    return np.asarray(total)
+
+
 @dataclass(frozen=True, slots=True)
 class ExpertLoad:
     """How the rows of one rank fall on its experts: groups of experts with equal rows.
@@ -55,7 +63,7 @@ class ExpertLoad:
         """
         # An expert counts as whole rows; 1e-9 keeps an exact multiple from spilling over.
         whole = np.ceil(self.group_rows * (1.0 / height) - 1e-9)
-        return np.asarray(np.einsum("i...,i...->...", self.group_experts, np.maximum(whole, 1.0)))
+        return _sum_of_products(self.group_experts, np.maximum(whole, 1.0))
 
 
 def expert_load(
@@ -117,7 +125,7 @@ def expert_load(
         normal = np.maximum(mean + spread * normal_quantile(_MIDDLES.reshape(row)), 0.0)
         bins = np.where(chance, normal, bins)
     bins = np.where(a + chance > 0.0, bins, mean)
-    surplus = np.einsum("i...,i...->...", np.maximum(bins - t, 0.0), np.broadcast_to(shares, bins.shape))
+    surplus = _sum_of_products(np.maximum(bins - t, 0.0), shares)
     bins = np.minimum(bins + surplus, t)
     # The busiest rank: one expert takes the surplus as far as it can, the others share the rest.
     rows = np.minimum(mean * local * imbalance_of(t, e, k, ranks, a, chance, law), t * np.minimum(k, local))
@@ -135,8 +143,8 @@ def expert_load(
     # Half a row and more is a row; what is left of a power law's rest is dealt out in single rows.
     bins_experts = members * shares * ((bins >= 0.5) | ~powered)
     bins = np.maximum(bins, 1.0)
-    used = np.einsum("i...->...", bins_experts) + heavy
-    left = rows - top - np.einsum("i...,i...->...", bins_experts, bins)
+    used = _sum_of_products(bins_experts, np.ones_like(shares)) + heavy
+    left = rows - top - _sum_of_products(bins_experts, bins)
     ones = np.where(powered, np.clip(left, 0.0, np.maximum(local - used, 0.0)), 0.0)
     active = np.maximum(np.minimum(used + ones, local), np.minimum(1.0, rows))
     # Tokens on the rank: a pick lands there with the rank's share of all picks.

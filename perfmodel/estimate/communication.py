@@ -200,10 +200,10 @@ def _bound(kind: str, payload: Floats, levels: tuple[Floats, ...], rates: list[F
         ranks = ranks * as_floats(members)
     bound: Floats = as_floats(0.0)
     inside: Floats = as_floats(1.0)
-    for members, rate in zip(levels, rates, strict=True):
+    for tier, (members, rate) in enumerate(zip(levels, rates, strict=True)):
         n = as_floats(members)
         if like == "all_to_all":
-            crossing = np.where(n > 1, (ranks - inside) / ranks if np.any(inside > 1) else (n - 1.0) / ranks, 0.0)
+            crossing = np.where(n > 1, (ranks - inside if tier else n - 1.0) / ranks, 0.0)
         elif like == "all_reduce":
             crossing = np.where(n > 1, 1.0, 0.0) / inside  # an adding switch takes every byte once
         else:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.formats import get_format
-from perfmodel.estimate.step import shard_of
+from perfmodel.estimate.compiled import shard_of
 from perfmodel.estimate.target import Target
 from perfmodel.layers.base import Shard
 from perfmodel.layers.precision import Precision

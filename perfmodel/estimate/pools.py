@@ -7,9 +7,10 @@ import numpy.typing as npt
 
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.serving import speculated_tokens
+from perfmodel.estimate.compiled import shard_of
 from perfmodel.estimate.footprint import Footprint, serving_footprint
 from perfmodel.estimate.serving import MOST_PROMPTS
-from perfmodel.estimate.step import StepTime, shard_of, stage_imbalance, step_time
+from perfmodel.estimate.step import StepTime, stage_imbalance, step_time
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.workload import Workload
 from perfmodel.layers.base import Step

@@ -19,7 +19,7 @@ from perfmodel.estimate.footprint import Footprint, serving_footprint
 from perfmodel.estimate.result import BOUNDS, Estimate
 from perfmodel.estimate.serving_columns import serving_columns
 from perfmodel.estimate.serving_rules import serving_rules
-from perfmodel.estimate.step import StepTime, stage_imbalance, step_time
+from perfmodel.estimate.step import StepTime, stage_imbalance, step_times
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.workload import Workload
 from perfmodel.layers.base import Step
@@ -102,27 +102,23 @@ def serving_steps(
         step_tokens=np.minimum(fresh, budget),
     )
     running = running_requests(grid, footprint)
+    # Prompts that wait together share a step, and so the reading of the weights and the launches.
+    together = np.clip(np.floor(budget / fresh), 1.0, np.maximum(MOST_PROMPTS, np.floor(running / workload.osl)))
     # With pipeline stages the requests of a rank form one microbatch per stage, all stages busy at once.
-    decode = step_time(
+    batch, verified = np.ceil(running / grid.pp), as_floats(workload.draft_tokens + 1.0)
+    decode, alone, shared = step_times(
         model,
         target,
-        grid,
-        Step(
-            np.ceil(running / grid.pp),
-            as_floats(workload.draft_tokens + 1.0),
-            isl + as_floats(workload.osl) / 2.0,
-            decode=True,
-        ),
+        [
+            (grid, Step(batch, verified, isl + as_floats(workload.osl) / 2.0, decode=True)),
+            (grid, Step(as_floats(1.0), fresh, isl, decode=False)),
+            (grid, Step(together, fresh, isl, decode=False)),
+        ],
         precision,
         keep_lines=keep_lines,
     )
-    alone = step_time(
-        model, target, grid, Step(as_floats(1.0), fresh, isl, decode=False), precision, keep_lines=keep_lines
-    )
-    # Prompts that wait together share a step, and so the reading of the weights and the launches.
-    together = np.clip(np.floor(budget / fresh), 1.0, np.maximum(MOST_PROMPTS, np.floor(running / workload.osl)))
-    shared = step_time(model, target, grid, Step(together, fresh, isl, decode=False), precision)
-    return ServingSteps(decode, alone, as_floats(shared.seconds) / together, shared.seconds, footprint)
+    shared_s = shared.seconds
+    return ServingSteps(decode, alone, shared_s / together, shared_s, footprint)
 
 
 def running_requests(grid: PlanGrid, footprint: Footprint) -> Floats:

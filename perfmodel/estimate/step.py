@@ -1,19 +1,23 @@
 """Seconds of one forward step of a whole model, summed over blocks and operators, for many plans at once."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.compute import overlapped
-from perfmodel.estimate.communication import time_collective
+from perfmodel.estimate.compiled import KNOBS, LENGTHS, compile_model
+from perfmodel.estimate.operator_sums import BASES, StepWork, time_works
 from perfmodel.estimate.target import Target
-from perfmodel.estimate.timing import OperatorTime, time_operator
-from perfmodel.layers.base import Shard, Step, activation_bytes
-from perfmodel.layers.operators import Collective, Operator
+from perfmodel.estimate.timing import OperatorTime
+from perfmodel.layers.base import Step
+from perfmodel.layers.operators import Operator
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
+from perfmodel.parallel.distinct import distinct
 from perfmodel.parallel.grid import PlanGrid
 
 RESOURCES = ("compute", "memory", "network", "latency", "host")
@@ -42,52 +46,68 @@ class Line:
     time: OperatorTime
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class StepTime:
-    """Time of one step and its parts.
+    """Time of one step and its parts, held once for every step that is different and spread over the plans when read.
 
     Parameters
     ----------
-    seconds : float or array
-        The step: device and exposed network time, host time [s].
-    parts : tuple of float or array
-        Seconds charged to each of `RESOURCES`; they add up to `seconds` [s].
-    lower_s : float or array
-        Bound: the busiest resource at its exact rate, everything else hidden behind it [s].
-    upper_s : float or array
-        Everything one after the other, nothing hidden [s].
-    basis : dict
-        measured, default, datasheet -> seconds that rest on it [s].
+    columns : mapping
+        seconds, lower_s, upper_s, the parts compute_s, memory_s, network_s, latency_s and host_s, the bound, and the
+        time on each basis -> one value per different step [s].
+    where : numpy.ndarray
+        Which of them each plan has.
     lines : tuple of Line
         Every operator, where they were asked for.
     """
 
-    seconds: Floats
-    parts: tuple[Floats, ...]
-    lower_s: Floats
-    upper_s: Floats
-    basis: dict[str, Floats] = field(default_factory=dict)
+    columns: Mapping[str, npt.NDArray[np.float64]]
+    where: npt.NDArray[np.intp]
     lines: tuple[Line, ...] = ()
+
+    def over_plans(self, name: str) -> npt.NDArray[np.float64]:
+        """One column for every plan.
+
+        Parameters
+        ----------
+        name : str
+            Column.
+
+        Returns
+        -------
+        numpy.ndarray
+            In the shape of the plans.
+        """
+        return self.columns[name][self.where]
+
+    @property
+    def seconds(self) -> npt.NDArray[np.float64]:
+        """The step: device and exposed network time, host time [s]."""
+        return self.over_plans("seconds")
+
+    @property
+    def parts(self) -> tuple[npt.NDArray[np.float64], ...]:
+        """Seconds charged to each of `RESOURCES`; they add up to `seconds` [s]."""
+        return tuple(self.over_plans(f"{name}_s") for name in RESOURCES)
+
+    @property
+    def lower_s(self) -> npt.NDArray[np.float64]:
+        """Bound: the busiest resource at its exact rate, everything else hidden behind it [s]."""
+        return self.over_plans("lower_s")
+
+    @property
+    def upper_s(self) -> npt.NDArray[np.float64]:
+        """Everything one after the other, nothing hidden [s]."""
+        return self.over_plans("upper_s")
+
+    @property
+    def basis(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Seconds that rest on what was measured, on defaults and on the datasheet [s]."""
+        return {name: self.over_plans(name) for name in BASES}
 
     def bound(self) -> npt.NDArray[np.int64]:
         """Position in `RESOURCES` of what most of the time is charged to."""
-        return np.asarray(np.argmax(np.stack(np.broadcast_arrays(*map(as_floats, self.parts))), axis=0), dtype=np.int64)
-
-
-def shard_of(grid: PlanGrid) -> Shard:
-    """Take the sizes that divide layers out of a grid.
-
-    Parameters
-    ----------
-    grid : PlanGrid
-        Plans.
-
-    Returns
-    -------
-    Shard
-        tp, dp, cp, ep and moe_tp.
-    """
-    return Shard(grid.tp, grid.dp, grid.cp, grid.ep, grid.moe_tp)
+        return self.over_plans("bound").astype(np.int64)
 
 
 def stage_imbalance(layers: int, stages: Floats) -> Floats:
@@ -127,10 +147,6 @@ def step_time(
 ) -> StepTime:
     """Time one forward step through all layers, one pipeline stage after the other.
 
-    Every operator of every block is timed on the smallest arrays that it depends on, multiplied by how often its
-    block occurs, and charged to the resource that binds it. Collectives hide behind computation by the engine's
-    overlap.
-
     Parameters
     ----------
     model : ModelSpec
@@ -151,59 +167,98 @@ def step_time(
     StepTime
         Seconds, parts and bounds, arrays over plans.
     """
-    shard = shard_of(grid)
-    device_s: Floats = 0.0
-    network_s: Floats = 0.0
-    exact = [as_floats(0.0), as_floats(0.0), as_floats(0.0)]
-    charged: list[Floats] = [0.0] * 4
-    basis: dict[str, Floats] = {}
-    lines: list[Line] = []
-    for block, repeat, operators in model.operators(step, shard, precision):
-        for op in operators:
-            if op.name in target.engine.fused:
-                continue
-            if isinstance(op, Collective):
-                time = time_collective(op, target, grid)
-                network_s = network_s + repeat * as_floats(time.seconds)
-            else:
-                time = time_operator(op, target.device, target.kernels, target.engine.kernels)
-                device_s = device_s + repeat * as_floats(time.seconds)
-                bound = time.bound()
-                for i in range(4):
-                    charged[i] = charged[i] + repeat * np.where(bound == i, time.seconds, 0.0)
-            for i, part in enumerate((time.compute_s, time.memory_s, time.network_s)):
-                exact[i] = exact[i] + repeat * as_floats(part)
-            basis[time.basis] = basis.get(time.basis, 0.0) + repeat * as_floats(time.seconds)
-            if keep_lines:
-                lines.append(Line(block, repeat, op, time))
-    hops = _stage_hops(model, target, grid, step, shard, precision)
-    network_s = network_s + hops.seconds
-    exact[2] = exact[2] + hops.network_s
-    per_layer = target.engine.decode_layer_s if step.decode else target.engine.prefill_layer_s
-    host_s = per_layer * model.layers
-    both = overlapped(device_s, network_s, overlap=target.engine.overlap)
-    exposed = both - device_s
-    parts = (charged[0], charged[1], exposed, charged[3], as_floats(host_s))
-    return StepTime(
-        seconds=both + host_s,
-        parts=parts,
-        lower_s=np.maximum(np.maximum(exact[0], exact[1]), exact[2]),
-        upper_s=as_floats(device_s) + network_s + host_s,
-        basis=basis,
-        lines=tuple(lines),
-    )
+    return step_times(model, target, [(grid, step)], precision, keep_lines=keep_lines)[0]
 
 
-def _stage_hops(
-    model: ModelSpec, target: Target, grid: PlanGrid, step: Step, shard: Shard, precision: Precision
-) -> OperatorTime:
-    """Sending activations from stage to stage: p - 1 transfers, divided among the ranks of a tensor group."""
-    rows = step.rows(shard)
-    op = Collective(
-        "activations to the next stage",
-        "point_to_point",
-        as_floats(rows) * model.hidden * activation_bytes(precision) / grid.tp,
-        "pp",
-        count=grid.pp - 1.0,
+def step_times(
+    model: ModelSpec,
+    target: Target,
+    wanted: Sequence[tuple[PlanGrid, Step]],
+    precision: Precision,
+    *,
+    keep_lines: bool = False,
+) -> list[StepTime]:
+    """Time several steps of one model at once.
+
+    Every operator is timed once for the different sizes that it takes over all plans, together with all operators of
+    its kind; its time is multiplied by how often its layer occurs and charged to the resource that binds it.
+    Collectives hide behind computation by the engine's overlap.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Model.
+    target : Target
+        System, kernels and engine.
+    wanted : sequence of (PlanGrid, Step)
+        Plans, and the step that each takes.
+    precision : Precision
+        Number formats.
+    keep_lines : bool
+        Keep every operator's time for a derivation; then operators are timed one by one.
+
+    Returns
+    -------
+    list of StepTime
+        One for each of `wanted`.
+    """
+    compiled = compile_model(model, target, precision)
+    found = [
+        distinct(
+            {name: getattr(grid, name) for name in KNOBS} | {name: getattr(step, name) for name in LENGTHS},
+        )
+        for grid, step in wanted
+    ]
+    groups: dict[Any, list[int]] = {}
+    for i, (_, step) in enumerate(wanted):
+        groups.setdefault(i if keep_lines else step.decode, []).append(i)
+    works = [
+        StepWork(compiled, wanted[places[0]][1].decode, [found[i] for i in places], together=keep_lines)
+        for places in groups.values()
+    ]
+    time_works(works, target, apart=keep_lines)
+    result: dict[int, StepTime] = {}
+    for work, places in zip(works, groups.values(), strict=True):
+        columns = _columns(work)
+        lines = _lines(work) if keep_lines else ()
+        start = 0
+        for i in places:
+            result[i] = StepTime(columns, found[i].where + start if start else found[i].where, lines)
+            start += found[i].rows
+    return [result[i] for i in range(len(wanted))]
+
+
+def _columns(work: StepWork) -> dict[str, npt.NDArray[np.float64]]:
+    """Seconds of every different step: time on the network hides behind that on the device."""
+    sums, engine = work.total(), work.compiled.target.engine
+    host_s = (engine.decode_layer_s if work.decode else engine.prefill_layer_s) * work.compiled.model.layers
+    both = overlapped(sums["device"], sums["network"], overlap=engine.overlap)
+    parts = np.stack(
+        [
+            sums["charged to compute"],
+            sums["charged to memory"],
+            both - sums["device"],
+            sums["charged to latency"],
+            np.full(work.size, host_s),
+        ]
     )
-    return time_collective(op, target, grid)
+    exact = np.maximum(np.maximum(sums["exact compute"], sums["exact memory"]), sums["exact network"])
+    return {
+        "seconds": both + host_s,
+        **{f"{name}_s": part for name, part in zip(RESOURCES, parts, strict=True)},
+        "lower_s": exact,
+        "upper_s": sums["device"] + sums["network"] + host_s,
+        "bound": parts.argmax(axis=0).astype(np.float64),
+        **{name: sums[name] for name in BASES},
+    }
+
+
+def _lines(work: StepWork) -> tuple[Line, ...]:
+    """Every operator in the order of the blocks, except those that run inside a neighbouring kernel."""
+    return tuple(
+        Line(name, repeat, op, work.times[layer, position])
+        for name, repeat, layers in work.compiled.block_layers()
+        for layer in layers
+        for position, op in enumerate(work.operators[0][layer])
+        if (layer, position) in work.times
+    )

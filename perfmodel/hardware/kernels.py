@@ -105,6 +105,7 @@ class KernelTable:
 
     measured: tuple[KernelCalibration, ...] = ()
     defaults: tuple[KernelCalibration, ...] = ()
+    _found: dict[tuple[Any, ...], KernelCalibration | None] = field(default_factory=dict, init=False, repr=False)
 
     def find(
         self,
@@ -141,6 +142,14 @@ class KernelTable:
         KernelCalibration or None
             The nearest calibration, None when the operator has none at all.
         """
+        asked = (operator, format, kv_format, engine, kernel, captured)
+        if asked not in self._found:
+            self._found[asked] = self._nearest(*asked)
+        return self._found[asked]
+
+    def _nearest(
+        self, operator: str, format: str, kv_format: str, engine: str, kernel: str, captured: bool
+    ) -> KernelCalibration | None:
         formats = (format, *NEAR_FORMATS.get(format, ()))
         best: tuple[tuple[int, int, int, int, int], KernelCalibration] | None = None
         for tier, table in ((0, self.measured), (1, self.defaults)):

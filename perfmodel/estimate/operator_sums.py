@@ -1,0 +1,204 @@
+"""Sums of operator times [s]: operators alike are timed in one call, each for the sizes that differ, and added up."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from perfmodel.arrays import as_floats
+from perfmodel.estimate.communication import time_collective
+from perfmodel.estimate.compiled import KNOBS, LENGTHS, Compiled, Entry, Term
+from perfmodel.estimate.target import Target
+from perfmodel.estimate.timing import OperatorTime, time_operator
+from perfmodel.layers.base import Step
+from perfmodel.layers.merging import merge
+from perfmodel.layers.operators import Collective, Operator
+from perfmodel.parallel.distinct import FEW, Distinct
+from perfmodel.parallel.grid import PlanGrid
+
+BASES = ("measured", "default", "datasheet")
+"""What the time of an operator can rest on."""
+
+SUMS = (
+    "device",
+    "network",
+    "charged to compute",
+    "charged to memory",
+    "charged to latency",
+    "exact compute",
+    "exact memory",
+    "exact network",
+    *BASES,
+)
+"""What is summed over operators: times, what binds those of the device, exact bounds, and what times rest on."""
+
+_ROW = {name: row for row, name in enumerate(SUMS)}
+
+Array = npt.NDArray[np.float64]
+
+
+class StepWork:
+    """Operators of all decode or of all prefill steps that are wanted, and the sums over them.
+
+    Parameters
+    ----------
+    compiled : Compiled
+        The model on its target.
+    decode : bool
+        Which of the two.
+    steps : sequence of Distinct
+        Rows of knobs and lengths that differ, for each of the steps.
+    together : bool
+        Build every operator for all rows, also where it does not depend on all of their columns.
+
+    Attributes
+    ----------
+    size : int
+        Rows of all steps, one after the other.
+    operators : list
+        For every term, its layers' operators.
+    times : dict
+        Layer and position -> time of that operator, where operators were timed apart.
+    """
+
+    def __init__(self, compiled: Compiled, decode: bool, steps: Sequence[Distinct], *, together: bool) -> None:
+        self.compiled, self.decode = compiled, decode
+        self.terms = compiled.decode if decode else compiled.prefill
+        columns = {name: _chained([step.columns[name] for step in steps]) for name in (*KNOBS, *LENGTHS)}
+        self.size = sum(step.rows for step in steps)
+        self.whole = Distinct(columns, np.arange(self.size))
+        together = together or self.size <= FEW
+        self.rows = [self.whole if together else self.whole.over(term.depends) for term in self.terms]
+        built = [self._build(self.terms, self.whole)] * len(self.terms) if together else []
+        built = built or [self._build((term,), found) for term, found in zip(self.terms, self.rows, strict=True)]
+        self.grids = [grid for grid, _ in built]
+        self.operators = [operators for _, operators in built]
+        self.times: dict[tuple[int, int], OperatorTime] = {}
+        self._sums = [np.zeros((len(SUMS), found.rows)) for found in self.rows]
+
+    def _build(self, terms: Sequence[Term], found: Distinct) -> tuple[PlanGrid, dict[int, tuple[Operator, ...]]]:
+        columns: dict[str, Array] = dict.fromkeys((*KNOBS, *LENGTHS), as_floats(1.0)) | dict(found.columns)
+        grid = _plans_of(columns)
+        step = Step(columns["batch"], columns["tokens"], columns["context"], self.decode)
+        layers = dict.fromkeys(entry.layer for term in terms for entry in term.entries)
+        return grid, {layer: self.compiled.operators(layer, step, grid) for layer in layers}
+
+    def operator(self, term: int, entry: Entry) -> Operator:
+        """One of the operators.
+
+        Parameters
+        ----------
+        term : int
+            Position of its term.
+        entry : Entry
+            Which of the term's operators.
+
+        Returns
+        -------
+        Operator
+            Its sizes, over the rows of the term.
+        """
+        return self.operators[term][entry.layer][entry.position]
+
+    def add(self, term: int, entry: Entry, part: Array) -> None:
+        """Add what all occurrences of one operator contribute.
+
+        Parameters
+        ----------
+        term : int
+            Position of its term.
+        entry : Entry
+            Which of the term's operators.
+        part : numpy.ndarray
+            What one occurrence adds to each of `SUMS`, over the rows of the term [s].
+        """
+        self._sums[term] += entry.repeat * part
+
+    def total(self) -> Mapping[str, Array]:
+        """Sums over all operators.
+
+        Returns
+        -------
+        mapping
+            Name of `SUMS` -> seconds of every row [s].
+        """
+        total = np.zeros((len(SUMS), self.size))
+        for sums, found in zip(self._sums, self.rows, strict=True):
+            total += sums if found is self.whole else sums[:, found.where]
+        return dict(zip(SUMS, total, strict=True))
+
+
+def _plans_of(columns: Mapping[str, Array]) -> PlanGrid:
+    """Plans whose splits are given by column; a step does not depend on anything else of a plan."""
+    return PlanGrid(**{name: columns[name] for name in KNOBS}, concurrency=as_floats(1.0))
+
+
+def time_works(works: Sequence[StepWork], target: Target, *, apart: bool) -> None:
+    """Time all operators of some steps, those alike in one call, and add their times up term by term.
+
+    Parameters
+    ----------
+    works : sequence of StepWork
+        The steps.
+    target : Target
+        System, kernels and engine.
+    apart : bool
+        Time operators one by one and keep their times.
+    """
+    kinds: dict[Any, list[tuple[StepWork, int, Entry]]] = {}
+    for work in works:
+        for term, each in enumerate(work.terms):
+            for entry in each.entries:
+                kind = (id(work), entry.layer, entry.position) if apart else entry.kind
+                kinds.setdefault(kind, []).append((work, term, entry))
+    parts: dict[tuple[int, int, int, int], Array] = {}
+    for members in kinds.values():
+        lengths = [work.rows[term].rows for work, term, _ in members]
+        op = merge([work.operator(term, entry) for work, term, entry in members], lengths)
+        time: OperatorTime
+        if isinstance(op, Collective):
+            grids = [work.grids[term] for work, term, _ in members]
+            grid = grids[0] if len(grids) == 1 else _plans_of({n: _chained_over(grids, n, lengths) for n in KNOBS})
+            time = time_collective(op, target, grid)
+        else:
+            time = time_operator(op, target.device, target.kernels, target.engine.kernels)
+        found = _parts(time, sum(lengths), network=isinstance(op, Collective))
+        start = 0
+        for (work, term, entry), length in zip(members, lengths, strict=True):
+            parts[id(work), term, entry.layer, entry.position] = found[:, start : start + length]
+            start += length
+            if apart:
+                work.times[entry.layer, entry.position] = time
+    # In the order of the operators and not of their kinds, so that no sum depends on what else is timed.
+    for work in works:
+        for term, each in enumerate(work.terms):
+            for entry in each.entries:
+                work.add(term, entry, parts[id(work), term, entry.layer, entry.position])
+
+
+def _parts(time: OperatorTime, size: int, *, network: bool) -> Array:
+    """What one operator adds to each of `SUMS`."""
+    out = np.zeros((len(SUMS), size))
+    out[_ROW["network" if network else "device"]] = time.seconds
+    if not network:
+        bound = time.bound()
+        for name, resource in (("compute", 0), ("memory", 1), ("latency", 3)):
+            out[_ROW[f"charged to {name}"]] = np.where(bound == resource, time.seconds, 0.0)
+    for name in ("compute", "memory", "network"):
+        out[_ROW[f"exact {name}"]] = getattr(time, f"{name}_s")
+    out[_ROW[time.basis]] = time.seconds
+    return out
+
+
+def _chained(columns: Sequence[Array]) -> Array:
+    return columns[0] if len(columns) == 1 else np.concatenate(columns)
+
+
+def _chained_over(grids: Sequence[PlanGrid], name: str, lengths: Sequence[int]) -> Array:
+    out = np.empty(sum(lengths))
+    start = 0
+    for grid, length in zip(grids, lengths, strict=True):
+        out[start : start + length] = getattr(grid, name)
+        start += length
+    return out

@@ -1,0 +1,107 @@
+"""Operators of one kind joined into a single one, whose sizes lie one after the other (no quantity of its own)."""
+
+from collections.abc import Sequence
+from dataclasses import Field, fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from perfmodel.arrays import Floats
+
+T = TypeVar("T")
+
+
+def kind_of(item: Any) -> tuple[Any, ...]:
+    """Everything about an operator but its name and what varies over plans: those of equal kind are timed in one call.
+
+    Parameters
+    ----------
+    item : Operator
+        Operator, or a part of one.
+
+    Returns
+    -------
+    tuple
+        Its type, and its formats, switches and fixed sizes in the order of its fields.
+    """
+    kind: list[Any] = [type(item)]
+    for each in fields(item):
+        value = getattr(item, each.name)
+        if is_dataclass(value):
+            kind.append(kind_of(value))
+        elif each.name != "name" and not _varies(each):
+            kind.append((each.name, value))
+    return tuple(kind)
+
+
+def sizes_of(item: Any) -> list[Any]:
+    """List the sizes of an operator that vary over plans, those of its parts included.
+
+    Parameters
+    ----------
+    item : Operator
+        Operator, or a part of one.
+
+    Returns
+    -------
+    list of float or array
+        In the order of its fields.
+    """
+    sizes: list[Any] = []
+    for each in fields(item):
+        value = getattr(item, each.name)
+        if is_dataclass(value):
+            sizes += sizes_of(value)
+        elif _varies(each):
+            sizes.append(value)
+    return sizes
+
+
+def merge(items: Sequence[T], lengths: Sequence[int]) -> T:
+    """Join operators of one kind.
+
+    Parameters
+    ----------
+    items : sequence of Operator
+        Operators whose `kind_of` is the same.
+    lengths : sequence of int
+        Plans that each is over: its sizes are numbers, or arrays of this length.
+
+    Returns
+    -------
+    Operator
+        One operator over all plans of all; a size that is the same number everywhere stays a number.
+
+    Examples
+    --------
+    >>> from perfmodel.layers.operators import Pass
+    >>> merge([Pass("a", np.array([1.0, 2.0])), Pass("b", 5.0)], [2, 1]).moved.tolist()
+    [1.0, 2.0, 5.0]
+    """
+    first: Any = items[0]
+    if len(items) == 1:
+        return items[0]
+    changed: dict[str, Any] = {}
+    for each in fields(first):
+        values = [getattr(item, each.name) for item in items]
+        if is_dataclass(values[0]):
+            changed[each.name] = merge(values, lengths)
+        elif _varies(each):
+            changed[each.name] = _joined(values, lengths)
+    return replace(first, **changed)  # type: ignore[no-any-return]
+
+
+def _varies(each: Field[Any]) -> bool:
+    """Whether a field is a size that may differ from plan to plan; a plain float is the same for all of them."""
+    return each.type == Floats
+
+
+def _joined(values: Sequence[Any], lengths: Sequence[int]) -> Any:
+    if all(isinstance(value, float | int) for value in values) and len(set(values)) == 1:
+        return values[0]
+    out = np.empty(sum(lengths))
+    start = 0
+    for value, length in zip(values, lengths, strict=True):
+        out[start : start + length] = value
+        start += length
+    return out
