@@ -111,7 +111,7 @@ def rank_training_plans(
     reliability : Reliability, optional
         Interruptions to be paid for.
     **chosen
-        Knobs held at one value; None leaves them free.
+        Knobs of `training_plans` held at one value; None leaves them free.
 
     Returns
     -------

@@ -5,22 +5,15 @@ from typing import Annotated
 import typer
 
 from perfmodel.cli import options
+from perfmodel.cli import training_options as knobs
 from perfmodel.cli.options import Format
 from perfmodel.cli.predict import Cases, deliver_predictions
-
-StackName = Annotated[str | None, typer.Option("--stack", help="Training software; by default that of a row's source.")]
-GlobalBatch = Annotated[str, typer.Option("--global-batch", help="Sequences of one step, for instance 1536 or 2Ki.")]
-Seq = Annotated[str, typer.Option("--seq", help="Tokens of a sequence, for instance 4Ki.")]
-Recipe = Annotated[str, typer.Option("--precision", help="bf16, fp16, fp8, mxfp8, nvfp4 ...")]
-Method = Annotated[str, typer.Option(help="What is learned: full, lora (adapters) or forward (zeroth order).")]
-AdapterRank = Annotated[int, typer.Option(help="Rank of the adapters of lora.")]
-Stack = Annotated[str, typer.Option("--stack", help="Training software: neutral, megatron-2021 ... or a TOML file.")]
 
 
 def predict(
     cases: Cases,
     output: options.Output = None,
-    stack: StackName = None,
+    stack: knobs.StackName = None,
     profiles: options.Profiles = None,
 ) -> None:
     """Predict optimizer steps: columns id, step_s and peak_bytes, then utilisations, reason and parts."""
@@ -34,7 +27,7 @@ def predict(
 def validate(
     cases: Cases,
     by: Annotated[str, typer.Option(help="Columns to group by, separated by commas.")] = "source",
-    stack: StackName = None,
+    stack: knobs.StackName = None,
     format: Annotated[Format, typer.Option(help="How to write the result.")] = Format.table,
     output: options.Output = None,
     profiles: options.Profiles = None,
@@ -61,13 +54,13 @@ def rank(
     model: options.Model,
     system: options.SystemName,
     gpus: options.Gpus,
-    global_batch: GlobalBatch,
-    seq: Seq,
+    global_batch: knobs.GlobalBatch,
+    seq: knobs.Seq,
     tokens: Annotated[str | None, typer.Option(help="Tokens to train on, for instance 15T: gives days.")] = None,
-    precision: Recipe = "bf16",
-    stack: Stack = "neutral",
-    method: Method = "full",
-    adapter_rank: AdapterRank = 16,
+    precision: knobs.Recipe = "bf16",
+    stack: knobs.Stack = "neutral",
+    method: knobs.Method = "full",
+    adapter_rank: knobs.AdapterRank = 16,
     tp: Annotated[int | None, typer.Option(help="Hold tensor parallelism at one value.")] = None,
     pp: Annotated[int | None, typer.Option(help="Hold pipeline parallelism at one value.")] = None,
     dp: Annotated[int | None, typer.Option(help="Hold data parallelism at one value.")] = None,
@@ -77,7 +70,15 @@ def rank(
     micro_batch: Annotated[int | None, typer.Option(help="Hold the microbatch at one value.")] = None,
     recompute: Annotated[str | None, typer.Option(help="Hold recomputation: none, selective or full.")] = None,
     zero: Annotated[int | None, typer.Option(help="Hold the ZeRO stage at one value.")] = None,
-    offload_activations: Annotated[float, typer.Option(help="Part of the activations kept on the host, 0 to 1.")] = 0.0,
+    shard_copies: knobs.ShardCopies = 1,
+    tp_overlap: knobs.TpOverlap = False,
+    edge_layers: knobs.EdgeLayers = 0,
+    skipped_stages: knobs.SkippedStages = 0.0,
+    sequence_chunks: knobs.SequenceChunks = 1,
+    offload_activations: knobs.OffloadActivations = 0.0,
+    offload_optimizer: knobs.OffloadOptimizer = 0.0,
+    offload_weights: knobs.OffloadWeights = 0.0,
+    host_link: knobs.HostLink = None,
     schedule: Annotated[
         str | None, typer.Option(help="Pipeline schedule: 1f1b, gpipe, zb-h1, zb-h2, dualpipe.")
     ] = None,
@@ -103,7 +104,9 @@ def rank(
     given = {"mtbf": mtbf, "checkpoint": checkpoint, "restart": restart}
     times = [options.seconds(text, name) or 0.0 for name, text in given.items()]
     reliability = Reliability(*times) if mtbf else None
-    target = training_target(options.system_of(system, what_if, profiles), stack, profiles=profiles)
+    target = training_target(
+        options.system_of(system, what_if, profiles), stack, host_link=host_link, profiles=profiles
+    )
     ranking = rank_training_plans(
         load_model(model),
         target,
@@ -123,7 +126,14 @@ def rank(
         micro_batch=micro_batch,
         recompute=recompute,
         zero=zero,
-        offload_activations=offload_activations or None,
+        shard_copies=shard_copies,
+        tp_overlap=float(tp_overlap),
+        edge_layers=edge_layers,
+        skipped_stages=skipped_stages,
+        sequence_chunks=sequence_chunks,
+        offload_activations=offload_activations,
+        offload_optimizer=offload_optimizer,
+        offload_weights=offload_weights,
         schedule=schedule,
         reliability=reliability,
     )
@@ -142,12 +152,12 @@ def rank(
 def explain(
     model: options.Model,
     system: options.SystemName,
-    global_batch: GlobalBatch,
-    seq: Seq,
-    precision: Recipe = "bf16",
-    stack: Stack = "neutral",
-    method: Method = "full",
-    adapter_rank: AdapterRank = 16,
+    global_batch: knobs.GlobalBatch,
+    seq: knobs.Seq,
+    precision: knobs.Recipe = "bf16",
+    stack: knobs.Stack = "neutral",
+    method: knobs.Method = "full",
+    adapter_rank: knobs.AdapterRank = 16,
     tp: Annotated[int, typer.Option(help="Tensor-parallel ranks.")] = 1,
     pp: Annotated[int, typer.Option(help="Pipeline stages.")] = 1,
     dp: Annotated[int, typer.Option(help="Data-parallel ranks.")] = 1,
@@ -158,7 +168,15 @@ def explain(
     sequence_parallel: Annotated[bool, typer.Option(help="Divide activations outside the matrices too.")] = True,
     recompute: Annotated[str, typer.Option(help="none, selective or full.")] = "none",
     recompute_share: Annotated[float, typer.Option(help="Part of the layers that is recomputed, 0 to 1.")] = 1.0,
-    offload_activations: Annotated[float, typer.Option(help="Part of the activations kept on the host, 0 to 1.")] = 0.0,
+    shard_copies: knobs.ShardCopies = 1,
+    tp_overlap: knobs.TpOverlap = False,
+    edge_layers: knobs.EdgeLayers = 0,
+    skipped_stages: knobs.SkippedStages = 0.0,
+    sequence_chunks: knobs.SequenceChunks = 1,
+    offload_activations: knobs.OffloadActivations = 0.0,
+    offload_optimizer: knobs.OffloadOptimizer = 0.0,
+    offload_weights: knobs.OffloadWeights = 0.0,
+    host_link: knobs.HostLink = None,
     zero: Annotated[int, typer.Option(help="ZeRO stage, 0 to 3.")] = 1,
     grad_overlap: Annotated[bool, typer.Option(help="Exchange gradients during the backward pass.")] = True,
     schedule: Annotated[str, typer.Option(help="1f1b, gpipe, zb-h1, zb-h2 or dualpipe.")] = "1f1b",
@@ -173,7 +191,9 @@ def explain(
     from perfmodel.reports.training import training_derivation
     from perfmodel.reports.what_if import what_if_lines
 
-    target = training_target(options.system_of(system, what_if, profiles), stack, profiles=profiles)
+    target = training_target(
+        options.system_of(system, what_if, profiles), stack, host_link=host_link, profiles=profiles
+    )
     plan = training_plans(
         tp=tp,
         pp=pp,
@@ -185,7 +205,14 @@ def explain(
         sequence_parallel=float(sequence_parallel and tp > 1),
         recompute=recompute,
         recompute_share=recompute_share,
+        shard_copies=shard_copies,
+        tp_overlap=float(tp_overlap),
+        edge_layers=edge_layers,
+        skipped_stages=skipped_stages,
+        sequence_chunks=sequence_chunks,
         offload_activations=offload_activations,
+        offload_optimizer=offload_optimizer,
+        offload_weights=offload_weights,
         zero=zero,
         grad_overlap=float(grad_overlap),
         schedule=schedule,
@@ -206,7 +233,7 @@ def explain(
 
 def calibrate(
     cases: Cases,
-    stack: Stack = "neutral",
+    stack: knobs.Stack = "neutral",
     fit: Annotated[
         str, typer.Option(help="Constants to fit, separated by commas; by default as the steps allow.")
     ] = "",

@@ -82,6 +82,48 @@ def schedule_bubble(
 
 
 @formula(
+    name="visited_stages",
+    quantity="count",
+    equation=r"p' = p - k\,(p - 1)",
+    source="Blagoev, Chen, Ersoy 2025, SkipPipe (arXiv:2502.19913): partial pipelines, the first stage never left out",
+)
+def visited_stages(stages: Floats, skipped: Floats = 0.0) -> Floats:
+    r"""Count the stages that a microbatch passes when it leaves out part of them.
+
+    .. math:: p' = p - k\,(p - 1)
+
+    Parameters
+    ----------
+    stages : float or array
+        Pipeline stages p.
+    skipped : float or array
+        Part k of the stages behind the first, which holds the embedding, that a microbatch leaves out.
+
+    Returns
+    -------
+    float or array
+        Stages, at least one.
+
+    Notes
+    -----
+    Paths are taken to be such that every stage gets the same share of the microbatches and none waits for another
+    (collision-free): the source's scheduler comes near it by exchanging neighbouring stages.
+
+    References
+    ----------
+    Blagoev, Chen, Ersoy 2025, SkipPipe: Partial and Reordered Pipelining Framework for Training LLMs in Heterogeneous
+    Networks (arXiv:2502.19913).
+
+    Examples
+    --------
+    >>> float(visited_stages(9, 0.5))
+    5.0
+    """
+    p = as_floats(stages)
+    return p - as_floats(skipped) * (p - 1.0)
+
+
+@formula(
     name="microbatches_in_flight",
     quantity="count",
     equation=r"n_i = \min(m, p - i), \quad \frac{2(p-1-i) + (v-1)p + 1}{v}, \quad m, \quad 2(p-i)-1, \quad p+1",

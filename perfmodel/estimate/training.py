@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from perfmodel.arrays import Floats, as_floats
+from perfmodel.costs.training_schedules import visited_stages
 from perfmodel.errors import PlanError
 from perfmodel.estimate.training_block import BlockTime, block_time, with_offloaded_activations, with_sharded_weights
 from perfmodel.estimate.training_flops import step_flops
@@ -16,6 +17,7 @@ from perfmodel.estimate.training_memory import MEMORY_PARTS, TrainingMemory, kep
 from perfmodel.estimate.training_pipeline import STEP_PARTS, step_of, step_seconds
 from perfmodel.estimate.training_rules import training_rules
 from perfmodel.estimate.training_shape import micro_batch, model_weights, weights_of
+from perfmodel.estimate.training_streams import with_both_directions, with_streamed_weights
 from perfmodel.estimate.training_target import TrainingTarget
 from perfmodel.layers.training import embedding_work, head_work, layer_work
 from perfmodel.layers.training_recipe import TrainingRecipe
@@ -172,7 +174,8 @@ def training_blocks(
     for (block, _), work in zip(model.blocks, works, strict=True):
         size = weights_of(block.tensors(), grid)
         time = with_sharded_weights(block_time(work, kernels, grid), size.dense, size.experts, kernels, grid)
-        times.append(with_offloaded_activations(time, kept_bytes(work, grid, layer_input), target, grid))
+        time = with_offloaded_activations(time, kept_bytes(work, grid, layer_input), target, grid)
+        times.append(with_streamed_weights(with_both_directions(time, kernels, grid), size, kernels, grid))
     ends = []
     for part, work in zip((model.embedding, model.head), edges, strict=True):
         time = block_time(work, kernels, grid, repeats=False, launches=False)
@@ -217,7 +220,8 @@ def predict_training(
     memory = training_memory(model, target, grid, recipe, works, edges, kept, microbatches)
     seconds = as_floats(step_seconds(step.parts))
     peak = as_floats(memory.peak)
-    own, done = step_flops(model, workload.seq, batch, grid.recompute, grid.recompute_share, recipe.method)
+    passed = visited_stages(grid.pp, grid.skipped_stages) / grid.pp
+    own, done = step_flops(model, workload.seq, batch, grid.recompute, grid.recompute_share, recipe.method, passed)
     peak_flops = Kernels(target, recipe).peak_flops()
     used = grid.devices * peak_flops * seconds
     named: dict[str, Floats] = {
@@ -226,6 +230,7 @@ def predict_training(
         **{f"{name}_s": step.parts[name] for name in STEP_PARTS},
         **{f"{name}_bytes": memory.parts[name] for name in MEMORY_PARTS},
         "device_bytes": peak + target.stack.framework_bytes,
+        "host_bytes": memory.host,
         "microbatches": microbatches,
         "mfu": own / used,
         "hfu": done / used,

@@ -1,10 +1,11 @@
 """Seconds of one block for one microbatch: forward, backward and recomputation, each with its parts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from perfmodel.arrays import Floats, as_floats
+from perfmodel.costs.overlap import decomposed_exchange, host_stream
 from perfmodel.costs.training_kernels import launched_time
 from perfmodel.estimate.training_kernels import Kernels
 from perfmodel.estimate.training_network import Network
@@ -16,9 +17,6 @@ BLOCK_PARTS = ("compute", "pointwise", "tp", "cp", "ep", "dp", "offload", "host"
 """What the time of a block is charged to."""
 
 Parts = dict[str, Floats]
-
-LINK_SHARE = 0.85
-"""Achieved part of the link to the host: PCI Express packets of 256 bytes carry 20 to 30 bytes of headers besides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +84,15 @@ def _launched(parts: Parts, kernels: Floats, target: TrainingTarget) -> Parts:
     return gaps
 
 
+def _exposed_tp(exchange_s: Floats, product_s: Floats, hidden: float, grid: TrainingGrid) -> Floats:
+    """What is left of tensor-parallel exchanges, by the stack's recipe or by the plan's overlap if that hides more."""
+    exposed = (1.0 - hidden) * as_floats(exchange_s)
+    if not np.any(grid.tp_overlap > 0):
+        return exposed
+    pieces = np.minimum(exposed, decomposed_exchange(exchange_s, product_s, grid.tp))
+    return np.where(grid.tp_overlap > 0, pieces, exposed)
+
+
 def block_time(
     work: LayerWork, kernels: Kernels, grid: TrainingGrid, *, repeats: bool = True, launches: bool = True
 ) -> BlockTime:
@@ -114,6 +121,8 @@ def block_time(
     forward, backward = _empty(), _empty()
     core: Parts = _empty()
     weight_s: Floats = 0.0
+    beside: list[Floats] = [0.0, 0.0]  # products that tensor-parallel exchanges can run beside, each way
+    pieces = grid.sequence_chunks if np.any(grid.sequence_chunks > 1) else None
     # Collectives are launched like kernels.
     ahead_kernels: Floats = as_floats(stack.forward_kernels * launches)
     back_kernels: Floats = as_floats(stack.backward_kernels * launches)
@@ -122,6 +131,11 @@ def block_time(
             ahead_kernels = ahead_kernels + stack.expert_kernels * as_floats(product.groups)
             back_kernels = back_kernels + 1.5 * stack.expert_kernels * as_floats(product.groups)
         ahead, inputs, weights = kernels.product(product)
+        if pieces is not None:  # the backward pass multiplies one piece of the sequence after the other
+            _, inputs, weights = kernels.product(replace(product, tokens=as_floats(product.tokens) / pieces))
+            inputs, weights = pieces * inputs, pieces * weights
+        if not product.experts:
+            beside = [as_floats(beside[0]) + ahead, as_floats(beside[1]) + inputs + weights]
         cast, cast_back = kernels.cast(product)
         forward["compute"] = forward["compute"] + as_floats(ahead)
         backward["compute"] = backward["compute"] + as_floats(inputs) + weights
@@ -141,22 +155,26 @@ def block_time(
         )
         if item.core:
             core["pointwise"] = core["pointwise"] + as_floats(ahead)
-    hidden = {"tp": stack.hidden_tp, "ep": stack.hidden_ep, "cp": 0.0}
     for exchange in work.exchanges:
         ranks, stride = network.of(exchange.network, grid)
         once = as_floats(network.collective(exchange.kind, exchange.payload, ranks, stride, exchange.copies))
-        once = once * (1.0 - hidden[exchange.network])
         happens = np.where((as_floats(exchange.payload) > 0) & (as_floats(ranks) > 1), 1.0, 0.0) * launches
         ahead_kernels = ahead_kernels + exchange.forward * happens
         back_kernels = back_kernels + exchange.backward * happens
         forward[exchange.network] = forward[exchange.network] + exchange.forward * once
         backward[exchange.network] = backward[exchange.network] + exchange.backward * once
+    if pieces is not None:
+        back_kernels = back_kernels * pieces
+    for parts, products in zip((forward, backward), beside, strict=True):
+        parts["tp"] = _exposed_tp(parts["tp"], products, stack.hidden_tp, grid)
+        parts["ep"] = (1.0 - stack.hidden_ep) * as_floats(parts["ep"])
     launched = _launched(forward, ahead_kernels, target)
     returned = _launched(backward, back_kernels, target)
     if kernels.recipe.method == "forward":
         return BlockTime(launched, launched, 0.0)  # the second of the two passes
     if repeats:
-        returned = _add(returned, launched, np.equal(grid.recompute, 2) * grid.recompute_share)
+        again = launched if pieces is None else _launched(forward, ahead_kernels * pieces, target)
+        returned = _add(returned, again, np.equal(grid.recompute, 2) * grid.recompute_share)
         returned = _add(returned, core, np.equal(grid.recompute, 1))
     return BlockTime(launched, returned, weight_s)
 
@@ -190,7 +208,7 @@ def with_sharded_weights(
     gather: Floats = 0.0
     scatter: Floats = 0.0
     for amount, name in ((dense, "dp"), (experts, "edp")):
-        ranks, stride = network.of(name, grid)
+        ranks, stride, *_ = network.shards(name, grid)
         gather = gather + as_floats(
             network.collective("all_gather", kernels.recipe.weight_bytes * as_floats(amount), ranks, stride)
         )
@@ -232,8 +250,8 @@ def with_offloaded_activations(time: BlockTime, kept: Floats, target: TrainingTa
         return time
     # Without a known link nothing can be moved: a rule refuses the plan.
     link = target.device.host_bandwidth or np.inf
-    moved = grid.offload_activations * as_floats(kept) / (LINK_SHARE * link)
+    moved = grid.offload_activations * as_floats(kept)
     forward, backward = dict(time.forward), dict(time.backward)
-    forward["offload"] = as_floats(forward["offload"]) + np.maximum(moved - as_floats(time.forward_s), 0.0)
-    backward["offload"] = as_floats(backward["offload"]) + np.maximum(moved - as_floats(time.backward_s), 0.0)
+    forward["offload"] = as_floats(forward["offload"]) + host_stream(0.0, moved, time.forward_s, bandwidth=link)
+    backward["offload"] = as_floats(backward["offload"]) + host_stream(moved, 0.0, time.backward_s, bandwidth=link)
     return BlockTime(forward, backward, time.weight_s)

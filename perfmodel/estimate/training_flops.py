@@ -29,7 +29,13 @@ def _attention_flops(model: ModelSpec, seq: float) -> float:
 
 
 def step_flops(
-    model: ModelSpec, seq: float, global_batch: Floats, recompute: Floats, share: Floats = 1.0, method: str = "full"
+    model: ModelSpec,
+    seq: float,
+    global_batch: Floats,
+    recompute: Floats,
+    share: Floats = 1.0,
+    method: str = "full",
+    visited: Floats = 1.0,
 ) -> tuple[Floats, Floats]:
     """Operations of one step: the model's own, and those done.
 
@@ -47,15 +53,17 @@ def step_flops(
         Part of the layers that full recomputation is applied to.
     method : str
         What is learned: adapters have no weight gradients of frozen weights, forward-only steps two forward passes.
+    visited : float or array
+        Part of the layers that a sequence passes.
 
     Returns
     -------
     tuple of float or array
         For MFU and for HFU [FLOP].
     """
-    layers = sum(count * block.active_parameters() for block, count in model.blocks)
+    layers = as_floats(visited) * sum(count * block.active_parameters() for block, count in model.blocks)
     head = sum(tensor.active for tensor in model.head.tensors())
-    attention = _attention_flops(model, seq)
+    attention = as_floats(visited) * _attention_flops(model, seq)
     batch = as_floats(global_batch)
     forward = 2.0 * (layers + head) * seq + attention
     again = np.select(

@@ -1,12 +1,15 @@
 """Bytes on the fullest device of a training step: weights, gradients, optimizer, activations by operator, buffers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.training_schedules import SCHEDULES, microbatches_in_flight
+from perfmodel.estimate.training_network import Network
 from perfmodel.estimate.training_shape import ModelWeights, StageKind, model_weights, stage_kinds
+from perfmodel.estimate.training_streams import STREAMED_LAYERS
 from perfmodel.estimate.training_target import TrainingTarget
 from perfmodel.layers.training_recipe import TrainingRecipe
 from perfmodel.layers.training_work import Kept, LayerWork
@@ -27,18 +30,37 @@ class TrainingMemory:
         One of `MEMORY_PARTS` -> bytes on the fullest stage [B].
     activations : dict
         Operator -> bytes of the activations kept for it, on the fullest stage [B].
+    host : float or array
+        What the stage keeps in the host's memory for one device [B].
     """
 
     parts: dict[str, Floats]
     activations: dict[str, Floats]
+    host: Floats = 0.0
 
     @property
     def peak(self) -> Floats:
         """Peak of the framework's allocator: the sum of the parts [B]."""
-        nbytes: Floats = 0.0
-        for value in self.parts.values():
-            nbytes = nbytes + as_floats(value)
-        return nbytes
+        return total_bytes(self.parts)
+
+
+def total_bytes(parts: Mapping[str, Floats]) -> Floats:
+    """Sum the parts of a memory.
+
+    Parameters
+    ----------
+    parts : mapping
+        Part -> bytes [B].
+
+    Returns
+    -------
+    float or array
+        Their sum [B].
+    """
+    nbytes: Floats = 0.0
+    for value in parts.values():
+        nbytes = nbytes + as_floats(value)
+    return nbytes
 
 
 def _kept(items: tuple[Kept, ...], recompute: Floats, share: Floats) -> dict[str, Floats]:
@@ -119,12 +141,12 @@ def training_memory(
     """
     weights = model_weights(model, grid, recipe, works)
     best: TrainingMemory | None = None
-    for stages, kinds in stage_kinds(model, grid):
+    for mine, kinds in stage_kinds(model, grid):
         fullest: TrainingMemory | None = None
         for kind in kinds:
-            parts, activations = _stage(kind, weights, works, edges, layer_input, microbatches, grid, recipe, target)
-            fullest = _larger(fullest, TrainingMemory(parts, activations))
-        best = fullest if best is None else _where(np.equal(grid.pp, stages), fullest, best)
+            stage = _stage(kind, weights, works, edges, layer_input, microbatches, grid, recipe, target)
+            fullest = _larger(fullest, stage)
+        best = fullest if best is None else _where(mine, fullest, best)
     if best is None:
         return TrainingMemory(dict.fromkeys(MEMORY_PARTS, as_floats(0.0)), {})
     return best
@@ -140,15 +162,16 @@ def _stage(
     grid: TrainingGrid,
     recipe: TrainingRecipe,
     target: TrainingTarget,
-) -> tuple[dict[str, Floats], dict[str, Floats]]:
+) -> TrainingMemory:
     stack, held = target.stack, weights.of(kind)
-    copies, expert_copies = grid.dp * grid.cp, np.maximum(grid.stage / grid.ep, 1.0)
+    network = Network(target)
+    sharing, expert_sharing = network.shards("dp", grid)[0], network.shards("edp", grid)[0]
 
     def stored(bytes_each: float, from_stage: int, dense: Floats, experts: Floats) -> Floats:
         """Bytes of a state that data parallelism divides from a ZeRO stage on."""
         cut = grid.zero >= from_stage
-        shared = as_floats(dense) / np.where(cut, copies, 1.0)
-        return bytes_each * (shared + as_floats(experts) / np.where(cut, expert_copies, 1.0))
+        shared = as_floats(dense) / np.where(cut, sharing, 1.0)
+        return bytes_each * (shared + as_floats(experts) / np.where(cut, expert_sharing, 1.0))
 
     flight = microbatches_in_flight(grid.pp, float(kind.position), microbatches, grid.vp, schedule=grid.schedule)
     full = np.equal(grid.recompute, 2) & (grid.recompute_share > 0)
@@ -169,6 +192,10 @@ def _stage(
         activations["layer inputs"] = as_floats(activations.get("layer inputs", 0.0)) + inputs
         # The layer's input is its first norm's input: it is there once.
         rest = np.maximum(_sum(work.kept) - as_floats(layer_input), 0.0)
+        # A backward pass in pieces of the sequence needs a piece of it at a time, but all keys and values.
+        if np.any(grid.sequence_chunks > 1):
+            whole = _sum(tuple(item for item in work.kept if item.name == "queries, keys and values"))
+            rest = np.where(rest > whole, whole + (rest - whole) / grid.sequence_chunks, rest)
         # Of a layer computed in part, no more comes back than was given up.
         again = np.where(
             full,
@@ -180,6 +207,7 @@ def _stage(
         once = as_floats(kept_bytes(work, grid, layer_input))
         moving = np.maximum(moving, once * np.minimum(2.0, count * flight))
         largest = np.maximum(largest, as_floats(size.dense) + np.where(grid.zero >= 3, size.experts, 0.0))
+    host = grid.offload_activations * total_bytes(activations)
     activations = {name: (1.0 - grid.offload_activations) * as_floats(v) for name, v in activations.items()}
     activations["on the way to the host"] = grid.offload_activations * moving
     activations["current layer" if forward else "recomputed layer"] = working
@@ -187,25 +215,55 @@ def _stage(
     if kind.first:
         activations["embedding"] = (0.0 if forward else flight) * _sum(edges[0].kept)
     if kind.last:
-        logits = _sum(tuple(item for item in edges[1].kept if item.name == "logits"))
+        logits = _sum(tuple(item for item in edges[1].kept if item.name == "logits")) / grid.sequence_chunks
         activations["final norm"] = _sum(tuple(item for item in edges[1].kept if item.name != "logits"))
     # Products that add into 32-bit gradients leave a 16-bit stand-in behind, a layer's worth at a time; with fully
     # sharded weights two layers are gathered at once.
     gathered = np.where(grid.zero >= 3, 2.0 * recipe.weight_bytes, recipe.weight_bytes)
     # DualPipe feeds the pipeline from both ends: a device holds two stages' weights (arXiv:2412.19437, table 2).
     doubled = np.where(np.equal(grid.schedule, SCHEDULES.index("dualpipe")), 2.0, 1.0)
-    amount: Floats = 0.0
-    for value in activations.values():
-        amount = amount + as_floats(value)
     parts: dict[str, Floats] = {
         "weights": doubled * stored(recipe.weight_bytes, 3, held.dense, held.experts),
         "gradients": doubled * stored(stack.gradient_bytes, 2, held.learned, held.learned_experts),
         "optimizer": stored(recipe.optimizer_bytes, 1, held.learned, held.learned_experts),
-        "activations": amount,
+        "activations": total_bytes(activations),
         "logits": logits,
         "buffers": gathered * as_floats(largest),
     }
-    return parts, activations
+    if np.any(grid.offload_weights > 0) or np.any(grid.offload_optimizer > 0):
+        # Adapters, and their gradients, stay on the device.
+        gradient_bytes = stack.gradient_bytes if recipe.method == "full" else 0.0
+        each: list[tuple[float, Floats, Floats, Floats]] = [
+            (
+                float(count),
+                doubled * stored(recipe.weight_bytes, 3, size.dense, size.experts),
+                doubled * stored(gradient_bytes, 2, size.learned, size.learned_experts),
+                stored(recipe.optimizer_bytes, 1, size.learned, size.learned_experts),
+            )
+            for count, size in zip(kind.blocks, weights.blocks, strict=True)
+            if count
+        ]
+        host = host + _streamed(parts, each, grid)
+    return TrainingMemory(parts, activations, host)
+
+
+def _streamed(parts: dict[str, Floats], each: list[tuple[float, Floats, Floats, Floats]], grid: TrainingGrid) -> Floats:
+    """Move the streamed part of weights, gradients and states to the host, all but the layers on their way."""
+    layers = sum(count for count, *_ in each)
+    weights, gradients = (sum((as_floats(row[0] * row[i]) for row in each), as_floats(0.0)) for i in (1, 2))
+    moved = {
+        "weights": grid.offload_weights * weights,
+        "gradients": grid.offload_weights * gradients,
+        "optimizer": grid.offload_optimizer * as_floats(parts["optimizer"]),
+    }
+    layer, states = as_floats(0.0), as_floats(0.0)
+    for _, weight, gradient, state in each:
+        layer, states = np.maximum(layer, as_floats(weight) + gradient), np.maximum(states, state)
+    for name, nbytes in moved.items():
+        parts[name] = as_floats(parts[name]) - nbytes
+    coming = grid.offload_weights * min(STREAMED_LAYERS, layers) * layer
+    parts["buffers"] = as_floats(parts["buffers"]) + coming + grid.offload_optimizer * min(2.0, layers) * states
+    return total_bytes(moved)
 
 
 def _core(items: tuple[Kept, ...]) -> Floats:
@@ -219,6 +277,7 @@ def _where(mask: object, first: TrainingMemory | None, second: TrainingMemory | 
     return TrainingMemory(
         {n: np.where(mask, first.parts[n], second.parts[n]) for n in MEMORY_PARTS},  # type: ignore[call-overload]
         {n: np.where(mask, first.activations.get(n, 0.0), second.activations.get(n, 0.0)) for n in names},  # type: ignore[call-overload]
+        np.where(mask, first.host, second.host),  # type: ignore[call-overload]
     )
 
 

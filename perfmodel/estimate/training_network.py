@@ -171,3 +171,25 @@ class Network:
             "edp": (np.maximum(grid.stage / grid.ep, 1.0), grid.ep),
         }
         return groups[network]
+
+    def shards(self, network: str, grid: TrainingGrid) -> tuple[Floats, Floats, Floats, Floats]:
+        """Groups that share a state, and groups that hold the same shard of it (hybrid sharding).
+
+        Neighbours share: with as many copies as there are nodes, shards stay inside a node.
+
+        Parameters
+        ----------
+        network : str
+            dp or edp.
+        grid : TrainingGrid
+            Plans.
+
+        Returns
+        -------
+        tuple of float or array
+            Ranks and stride of a group that shares; ranks and stride of a group of copies.
+        """
+        ranks, stride = self.of(network, grid)
+        copies = np.minimum(grid.shard_copies, ranks)
+        sharing = as_floats(ranks) / copies
+        return sharing, stride, copies, sharing * stride

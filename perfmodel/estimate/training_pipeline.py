@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from perfmodel.arrays import Floats, as_floats
+from perfmodel.costs.overlap import host_stream
 from perfmodel.costs.training import optimizer_bytes
-from perfmodel.costs.training_schedules import schedule_bubble
+from perfmodel.costs.training_schedules import SCHEDULES, schedule_bubble, visited_stages
 from perfmodel.estimate.training_block import BLOCK_PARTS, BlockTime, Parts, total
 from perfmodel.estimate.training_network import Network
 from perfmodel.estimate.training_shape import ModelWeights, StageKind, Weights, stage_kinds
@@ -159,8 +160,7 @@ def step_of(
         Seconds of the step by part.
     """
     result: dict[str, Floats] = {}
-    for stages, kinds in stage_kinds(model, grid):
-        mine = np.equal(grid.pp, stages)
+    for mine, kinds in stage_kinds(model, grid):
         found = [(kind, stage_of(kind, blocks, edges, weights)) for kind in kinds]
         chosen = _compose(found, target, grid, recipe, microbatches)
         for name, value in chosen.items():
@@ -168,9 +168,12 @@ def step_of(
     network = Network(target)
     piped = grid.pp > 1
     hop = np.where(piped, network.hop(hop_bytes, grid.stage), 0.0)
-    hidden = piped & (grid.vp > 1) & target.stack.hidden_hops
+    visited = visited_stages(grid.pp, grid.skipped_stages)
+    microbatches = as_floats(microbatches) * visited / grid.pp
+    both_ways = np.equal(grid.schedule, SCHEDULES.index("dualpipe"))
+    hidden = piped & ((grid.vp > 1) | both_ways) & target.stack.hidden_hops
     result["pp"] = np.where(hidden, 0.0, 2.0 * microbatches * hop * np.where(target.stack.hidden_hops, 1.0, grid.vp))
-    result["bubble"] = as_floats(result["bubble"]) + 2.0 * (grid.pp - 1.0) * hop
+    result["bubble"] = as_floats(result["bubble"]) + 2.0 * (visited - 1.0) * hop
     if weights.tied:
         gradient = target.stack.gradient_bytes * as_floats(weights.table.learned)
         once = network.collective("all_reduce", gradient, np.where(piped, 2.0, 1.0), grid.stage)
@@ -196,6 +199,7 @@ def _compose(
     parts: Parts = dict(slowest.parts)
     exchange: Floats = 0.0
     update: Floats = 0.0
+    states: Floats = 0.0
     for kind, stage in found:
         everything = everything + kind.count * as_floats(stage.seconds)
         slower = as_floats(stage.seconds) > seconds
@@ -205,15 +209,22 @@ def _compose(
         weight = np.where(slower, stage.weight_s, weight)
         seconds = np.maximum(seconds, stage.seconds)
         exchange = np.maximum(exchange, _exchange(stage, target, grid, recipe))
-        update = np.maximum(update, _update(stage.weights, target, grid, recipe))
+        once = as_floats(_update(stage.weights, target, grid, recipe))
+        states = np.maximum(states, _streamed_states(stage.weights, once, target, grid, recipe))
+        update = np.maximum(update, once)
     idle = as_floats(everything) - seconds
     plain = as_floats(schedule_bubble(grid.pp, forward, backward, weight))
     wanted = as_floats(schedule_bubble(grid.pp, forward, backward, weight, grid.vp, schedule=grid.schedule))
     ratio = np.where(plain > 0.0, wanted / np.where(plain > 0.0, plain, 1.0), 0.0)
-    out: dict[str, Floats] = {name: as_floats(microbatches) * value for name, value in parts.items()}
+    # A stage sees the microbatches that do not skip it, and the pipeline is as deep as their way through it.
+    visited = visited_stages(grid.pp, grid.skipped_stages)
+    passing = as_floats(microbatches) * visited / grid.pp
+    ratio = ratio * (visited - 1.0) / np.maximum(grid.pp - 1.0, 1.0)
+    out: dict[str, Floats] = {name: passing * value for name, value in parts.items()}
     out["bubble"] = idle * ratio
     out["dp"] = out["dp"] + exchange
     out["optimizer"] = update
+    out["offload"] = out["offload"] + states
     return out | {"forward_s": forward, "backward_s": backward}
 
 
@@ -223,19 +234,23 @@ def _exchange(stage: Stage, target: TrainingTarget, grid: TrainingGrid, recipe: 
     reduce: Floats = 0.0
     scatter: Floats = 0.0
     gather: Floats = 0.0
+    across: Floats = 0.0  # copies of a shard reduce its gradients once per step, under every stage of ZeRO
     for amount, name in ((stage.weights.learned, "dp"), (stage.weights.learned_experts, "edp")):
-        ranks, stride = network.of(name, grid)
         gradients = stack.gradient_bytes * as_floats(amount)
-        reduce = reduce + as_floats(network.collective("all_reduce", gradients, ranks, stride))
+        reduce = reduce + as_floats(network.collective("all_reduce", gradients, *network.of(name, grid)))
+        ranks, stride, copies, apart = network.shards(name, grid)
         scatter = scatter + as_floats(network.collective("reduce_scatter", gradients, ranks, stride))
+        if np.any(copies > 1):
+            across = across + as_floats(network.collective("all_reduce", gradients / ranks, copies, apart))
         updated = recipe.weight_bytes * as_floats(amount)
         gather = gather + as_floats(network.collective("all_gather", updated, ranks, stride))
     # Only the last microbatch's backward and the next step's first forward hide anything, all but one layer of each.
     hides = grid.grad_overlap * (stage.layers - 1.0) / max(stage.layers, 1.0)
     window, next_window = hides * stage.backward_s, hides * stage.forward_s
     plain = np.maximum(as_floats(reduce) - window, 0.0)
-    sharded = np.maximum(as_floats(scatter) - window, 0.0) + np.maximum(as_floats(gather) - next_window, 0.0)
-    return np.where(grid.zero >= 3, 0.0, np.where(grid.zero >= 1, sharded, plain))
+    sharded = np.maximum(scatter + as_floats(across) - window, 0.0) + np.maximum(as_floats(gather) - next_window, 0.0)
+    whole = np.maximum(as_floats(across) - window, 0.0)
+    return np.where(grid.zero >= 3, whole, np.where(grid.zero >= 1, sharded, plain))
 
 
 def _update(weights: Weights, target: TrainingTarget, grid: TrainingGrid, recipe: TrainingRecipe) -> Floats:
@@ -244,10 +259,37 @@ def _update(weights: Weights, target: TrainingTarget, grid: TrainingGrid, recipe
     if recipe.method == "forward":
         held = as_floats(weights.dense) + weights.experts
         return PERTURBATIONS * 2.0 * recipe.weight_bytes * held / rate
-    sharded = grid.zero >= 1
-    dense = optimizer_bytes(weights.learned, np.where(sharded, grid.dp * grid.cp, 1.0))
-    experts = optimizer_bytes(weights.learned_experts, np.where(sharded, np.maximum(grid.stage / grid.ep, 1.0), 1.0))
-    return (as_floats(dense) + experts) / rate
+    dense, experts = _state_ranks(target, grid)
+    moved = as_floats(optimizer_bytes(weights.learned, dense)) + optimizer_bytes(weights.learned_experts, experts)
+    return moved / rate
+
+
+def _state_ranks(target: TrainingTarget, grid: TrainingGrid) -> tuple[Floats, Floats]:
+    """Devices that share the optimizer's states, of dense weights and of experts."""
+    network, sharded = Network(target), grid.zero >= 1
+    dense, experts = (np.where(sharded, network.shards(name, grid)[0], 1.0) for name in ("dp", "edp"))
+    return dense, experts
+
+
+def _streamed_states(
+    weights: Weights, update_s: Floats, target: TrainingTarget, grid: TrainingGrid, recipe: TrainingRecipe
+) -> Floats:
+    """What states from the host's memory add to the update, in which they come to the device and go back.
+
+    Of weights that lie there too, gradients come with the states and new weights leave with them.
+    """
+    if recipe.method == "forward" or not (np.any(grid.offload_optimizer > 0) or np.any(grid.offload_weights > 0)):
+        return 0.0
+    dense, experts = _state_ranks(target, grid)
+    held = as_floats(weights.learned) / dense + as_floats(weights.learned_experts) / experts
+    states = grid.offload_optimizer * recipe.optimizer_bytes * held
+    also = grid.offload_weights * held if recipe.method == "full" else 0.0
+    return host_stream(
+        states + target.stack.gradient_bytes * also,
+        states + recipe.weight_bytes * also,
+        update_s,
+        bandwidth=target.device.host_bandwidth or np.inf,
+    )
 
 
 def step_seconds(parts: Parts) -> Floats:

@@ -94,13 +94,50 @@ def training_rules(
     else:
         add("ep without experts", col["ep"] > 1, lambda i: f"ep={col['ep'][i]:.0f} on a model without experts")
     if not target.device.host_bandwidth:
-        offload = grid.column("offload_activations")
+        names = ("offload_activations", "offload_optimizer", "offload_weights")
+        offload = {name: grid.column(name) for name in names}
         add(
             "no known link to the host",
-            offload > 0,
+            np.max(list(offload.values()), axis=0) > 0,
             lambda i: (
-                f"offload_activations={offload[i]:g}, and {target.device.id} has no host_bandwidth in its profile"
+                f"{next(n for n in names if offload[n][i] > 0)}={max(offload[n][i] for n in names):g}, and"
+                f" {target.device.id} has no host_bandwidth in its profile; name a link (pcie4, or a bandwidth)"
             ),
+        )
+    if np.any(grid.tp_overlap > 0):
+        overlap = (grid.column("tp_overlap") > 0) & (col["tp"] > 1) & (col["sequence_parallel"] < 1)
+        add(
+            "tensor-parallel overlap without sequence parallelism",
+            overlap,
+            lambda i: f"tp_overlap=1 at tp={col['tp'][i]:.0f} cuts gathers and scatters up: set sequence_parallel=1",
+        )
+    if np.any(grid.shard_copies > 1):
+        copies, zero = grid.column("shard_copies"), grid.column("zero")
+        ranks, routed = col["dp"] * col["cp"], np.maximum(stage / col["ep"], 1.0)
+        uneven = (ranks % copies != 0) | (bool(experts) & (routed % copies != 0))
+        add(
+            "copies of shards do not divide the ranks",
+            (copies > 1) & ((zero < 1) | uneven),
+            lambda i: (
+                f"shard_copies={copies[i]:.0f} does not divide {ranks[i]:.0f} data-parallel ranks"
+                + (f" and {routed[i]:.0f} of the experts" if experts else "")
+                if zero[i] >= 1
+                else f"shard_copies={copies[i]:.0f} and zero=0: nothing is sharded"
+            ),
+        )
+    if np.any(grid.sequence_chunks > 1):
+        chunks, mode = grid.column("sequence_chunks"), grid.column("recompute")
+        add(
+            "a backward pass in pieces without full recomputation",
+            (chunks > 1) & (mode < 2),
+            lambda i: f"sequence_chunks={chunks[i]:.0f} computes layers again piece by piece: recompute=full",
+        )
+    if np.any(grid.skipped_stages > 0):
+        skipped = grid.column("skipped_stages")
+        add(
+            "stages skipped without a pipeline",
+            (skipped > 0) & ((col["pp"] < 2) | (skipped >= 1)),
+            lambda i: f"skipped_stages={skipped[i]:g} of pp={col['pp'][i]:.0f} stages",
         )
     each = col["dp"] * col["micro_batch"]
     add(

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.estimate.training_target import TrainingTarget
@@ -226,8 +227,8 @@ class StageKind:
     last: bool
 
 
-def stage_kinds(model: ModelSpec, grid: TrainingGrid) -> Iterator[tuple[int, tuple[StageKind, ...]]]:
-    """Yield for every number of stages in a grid the kinds of stages that there are.
+def stage_kinds(model: ModelSpec, grid: TrainingGrid) -> Iterator[tuple[npt.NDArray[np.bool_], tuple[StageKind, ...]]]:
+    """Yield for every way in a grid to divide the layers over stages the kinds of stages that there are.
 
     Parameters
     ----------
@@ -239,11 +240,12 @@ def stage_kinds(model: ModelSpec, grid: TrainingGrid) -> Iterator[tuple[int, tup
     Yields
     ------
     tuple
-        Number of stages, and its kinds from first to last.
+        Mask of the plans that it is for, and its kinds from first to last.
     """
-    for value in np.unique(grid.pp):
-        stages = int(value)
-        layout = model.stages(stages if stages <= model.layers else 1)
+    codes = grid.pp + grid.edge_layers / 16.0  # fewer than 16 of the latter: one number for both
+    for code in np.unique(codes):
+        mine, stages = np.equal(codes, code), int(code)
+        layout = model.stages(stages, round(16.0 * (code - stages))) if stages <= model.layers else model.stages(1)
         kinds: list[StageKind] = []
         for i, blocks in enumerate(layout):
             first, last = i == 0, i == len(layout) - 1
@@ -252,4 +254,4 @@ def stage_kinds(model: ModelSpec, grid: TrainingGrid) -> Iterator[tuple[int, tup
                 kinds.append(StageKind(stages, i, 1, blocks, first, last))
             else:
                 kinds[kinds.index(same)] = StageKind(stages, same.position, same.count + 1, blocks, False, False)
-        yield stages, tuple(kinds)
+        yield mine, tuple(kinds)

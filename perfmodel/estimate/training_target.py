@@ -1,12 +1,13 @@
 """Training target: the machine that trains: a system, its kernel calibrations and a software stack."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from perfmodel.estimate.kernel_checks import load_kernels
 from perfmodel.estimate.sustained import at_sustained_rates
 from perfmodel.hardware.catalog import load_system
 from perfmodel.hardware.device import Device
 from perfmodel.hardware.fabric import System
+from perfmodel.hardware.host_links import host_bandwidth
 from perfmodel.hardware.kernels import KernelTable
 from perfmodel.hardware.stack import Stack
 from perfmodel.hardware.stack_files import load_stack
@@ -41,6 +42,7 @@ def training_target(
     stack: Stack | str = "neutral",
     *,
     gpus_per_node: int | None = None,
+    host_link: str | float | None = None,
     profiles: str | None = None,
 ) -> TrainingTarget:
     """Bring together a system, the calibrations of its device and training software.
@@ -53,6 +55,9 @@ def training_target(
         Stack, its name, or the path of a file.
     gpus_per_node : int, optional
         Devices of a scale-up domain, where not the system's own.
+    host_link : str or float, optional
+        Link between device and host, where not the device's own: one of `perfmodel.hardware.host_links.HOST_LINKS`, or
+        a bandwidth [B/s].
     profiles : str, optional
         Directory of profiles that is searched first.
 
@@ -74,5 +79,7 @@ def training_target(
     loaded = load_system(system, profiles) if isinstance(system, str) else system
     if gpus_per_node and gpus_per_node != loaded.scale_up_devices:
         loaded = loaded.with_scale_up(gpus_per_node)
+    if host_link is not None:
+        loaded = replace(loaded, device=replace(loaded.device, host_bandwidth=host_bandwidth(host_link)))
     kernels = at_sustained_rates(load_kernels(loaded.device.id, loaded.device.architecture, profiles), loaded.device)
     return TrainingTarget(loaded, kernels, load_stack(stack, profiles) if isinstance(stack, str) else stack)

@@ -208,7 +208,7 @@ class ModelSpec:
             ("head", 1.0, self.head.operators(step, shard, precision)),
         )
 
-    def stages(self, pp: int) -> tuple[tuple[int, ...], ...]:
+    def stages(self, pp: int, edge_layers: int = 0) -> tuple[tuple[int, ...], ...]:
         """Divide the layers over pipeline stages as evenly as they go.
 
         Layers that are left over go to the last stages but the very last, which holds the head, as vLLM does.
@@ -217,6 +217,8 @@ class ModelSpec:
         ----------
         pp : int
             Pipeline stages.
+        edge_layers : int
+            Layers that embedding and head count for, each: the first and the last stage get fewer, but one at least.
 
         Returns
         -------
@@ -233,12 +235,20 @@ class ModelSpec:
         >>> from perfmodel.models.catalog import load_model
         >>> load_model("deepseek-v3").stages(4)
         ((3, 12), (0, 15), (0, 16), (0, 15))
+        >>> load_model("llama-3.1-8b").stages(4, 1)
+        ((7,), (9,), (9,), (7,))
         """
         if not 1 <= pp <= self.layers:
             raise ModelConfigError(f"{self.id}: {self.layers} layers cannot be divided into {pp} pipeline stages")
-        sizes = [self.layers // pp] * pp
-        for extra in range(self.layers % pp):
+        total = self.layers + 2 * edge_layers
+        sizes = [total // pp] * pp
+        for extra in range(total % pp):
             sizes[pp - 2 - extra] += 1
+        for edge in (0, -1):
+            sizes[edge] -= edge_layers
+            while sizes[edge] < 1:  # a stage without a layer takes one from the fullest
+                sizes[sizes.index(max(sizes))] -= 1
+                sizes[edge] += 1
         out, start = [], 0
         for size in sizes:
             part = self.layout[start : start + size]

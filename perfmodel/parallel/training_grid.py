@@ -12,13 +12,19 @@ from perfmodel.costs.training import RECOMPUTE
 from perfmodel.costs.training_schedules import SCHEDULES
 from perfmodel.errors import PlanError, UnknownNameError
 
-SIZES = ("tp", "pp", "dp", "cp", "ep", "vp", "micro_batch")
+SIZES = ("tp", "pp", "dp", "cp", "ep", "vp", "micro_batch", "shard_copies", "sequence_chunks")
 """Knobs that are whole numbers of at least 1."""
 
-SWITCHES = ("sequence_parallel", "recompute", "zero", "grad_overlap", "schedule")
+SWITCHES = ("sequence_parallel", "recompute", "zero", "grad_overlap", "schedule", "tp_overlap", "edge_layers")
 """Discrete choices, held as small numbers; `recompute` and `schedule` by their position among the names."""
 
-SHARES = {"recompute_share": 1.0, "offload_activations": 0.0}
+SHARES = {
+    "recompute_share": 1.0,
+    "offload_activations": 0.0,
+    "offload_optimizer": 0.0,
+    "offload_weights": 0.0,
+    "skipped_stages": 0.0,
+}
 """Knobs between 0 and 1, with their defaults."""
 
 TRAINING_KNOBS = (*SIZES, *SWITCHES, *SHARES)
@@ -27,8 +33,7 @@ TRAINING_KNOBS = (*SIZES, *SWITCHES, *SHARES)
 NAMES: Mapping[str, tuple[str, ...]] = {"recompute": RECOMPUTE, "schedule": SCHEDULES}
 """Choices that have names."""
 
-_HIGHEST = {"sequence_parallel": 1, "recompute": len(RECOMPUTE) - 1, "zero": 3, "grad_overlap": 1}
-_HIGHEST["schedule"] = len(SCHEDULES) - 1
+_HIGHEST = {"recompute": len(RECOMPUTE) - 1, "zero": 3, "schedule": len(SCHEDULES) - 1, "edge_layers": 8}
 
 Column = npt.NDArray[np.float64]
 
@@ -56,6 +61,10 @@ class TrainingGrid:
         Model chunks per pipeline stage.
     micro_batch : numpy.ndarray
         Sequences of a microbatch on one data-parallel rank.
+    shard_copies : numpy.ndarray
+        Copies of what ZeRO shards: 1 divides it over all data-parallel ranks, more over groups of neighbours (hybrid).
+    sequence_chunks : numpy.ndarray
+        Pieces of a sequence that the backward pass handles one after the other.
     sequence_parallel : numpy.ndarray
         1 where activations outside the matrices are divided over the tensor-parallel ranks.
     recompute : numpy.ndarray
@@ -66,10 +75,20 @@ class TrainingGrid:
         1 where gradients are exchanged during the backward pass.
     schedule : numpy.ndarray
         Position in `perfmodel.costs.training_schedules.SCHEDULES`.
+    tp_overlap : numpy.ndarray
+        1 where tensor-parallel exchanges run in pieces beside the products that they feed or follow.
+    edge_layers : numpy.ndarray
+        Layers that embedding and head count for, each, when the layers are divided over stages.
     recompute_share : numpy.ndarray
         Part of the layers that full recomputation is applied to.
     offload_activations : numpy.ndarray
         Part of the kept activations that waits in the host's memory for the backward pass.
+    offload_optimizer : numpy.ndarray
+        Part of the optimizer's states that lies in the host's memory and streams through the device in the update.
+    offload_weights : numpy.ndarray
+        Part of the blocks' weights, with their gradients, that lies in the host's memory and streams layer by layer.
+    skipped_stages : numpy.ndarray
+        Part of the pipeline's stages that a microbatch leaves out.
 
     Examples
     --------
@@ -85,13 +104,20 @@ class TrainingGrid:
     ep: Column
     vp: Column
     micro_batch: Column
+    shard_copies: Column
+    sequence_chunks: Column
     sequence_parallel: Column
     recompute: Column
     zero: Column
     grad_overlap: Column
     schedule: Column
+    tp_overlap: Column
+    edge_layers: Column
     recompute_share: Column
     offload_activations: Column
+    offload_optimizer: Column
+    offload_weights: Column
+    skipped_stages: Column
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -185,8 +211,8 @@ def _codes(name: str, value: Any) -> Column:
 def training_plans(**knobs: Any) -> TrainingGrid:
     """Build training plans from numbers, names or arrays that broadcast against each other.
 
-    What is not named is 1 for sizes, "none" for `recompute`, "1f1b" for `schedule`, 0 for the other switches, and
-    all layers for `recompute_share`, nothing for `offload_activations`.
+    What is not named is 1 for sizes, "none" for `recompute`, "1f1b" for `schedule`, 0 for the other switches and
+    shares, and all layers for `recompute_share`.
 
     Parameters
     ----------

@@ -104,7 +104,8 @@ def training_splits(
                                 for stage_of_zero in allowed("zero", zero)
                             ]
     if not rows:
-        wanted = ", ".join(f"{k}={v}" for k, v in held.items()) or "whole microbatches"
+        named = ("tp", "pp", "dp", "cp", "ep", "vp", "micro_batch")
+        wanted = ", ".join(f"{k}={held[k]}" for k in named if k in held) or "whole microbatches"
         raise PlanError(
             f"no plan of {gpus} devices and {global_batch} sequences has {wanted}:"
             " tp x pp x cp must divide the devices and dp the sequences"
@@ -117,10 +118,5 @@ def training_splits(
         )
     )
     tp_column = np.array(columns["tp"])
-    return training_plans(
-        **columns,
-        sequence_parallel=held.get("sequence_parallel", (tp_column > 1).astype(float)),
-        grad_overlap=held.get("grad_overlap", 1.0),
-        schedule=held.get("schedule", "1f1b"),
-        offload_activations=held.get("offload_activations", 0.0),
-    )
+    usual = {"sequence_parallel": (tp_column > 1).astype(float), "grad_overlap": 1.0}
+    return training_plans(**columns, **(usual | {name: held[name] for name in held if name not in ("dp", *columns)}))

@@ -174,6 +174,7 @@ def rank_training(
             f"{target.system.id} connects at most {target.system.max_devices} devices, and {gpus} are wanted"
         )
     sizes = model.divisors()
+    modes = ("none", "selective", "full") if target.stack.unfused else ("none", "full")
     grid = training_splits(
         gpus,
         global_batch=int(np.max(workload.global_batch)),
@@ -181,7 +182,7 @@ def rank_training(
         layers=model.layers,
         experts=sizes.get("experts", 0),
         seq=int(workload.seq),
-        recompute=("none", "selective", "full") if target.stack.unfused else ("none", "full"),
+        recompute=modes if (chosen or {}).get("sequence_chunks", 1) == 1 else ("full",),
         zero=(1, 3),
         chosen=chosen,
     )
@@ -244,8 +245,20 @@ def training_plan_name(row: Mapping[str, Any]) -> str:
     words.append(f"mb{row.get('micro_batch', 1)}")
     if row.get("zero") == 3:
         words.append("ZeRO-3")
+    if row.get("shard_copies", 1) > 1:
+        words.append(f"{row['shard_copies']} shard copies")
+    if row.get("tp_overlap"):
+        words.append("TP overlap")
+    if row.get("edge_layers"):
+        words.append(f"edges count {row['edge_layers']}")
+    if row.get("skipped_stages"):
+        words.append(f"{100 * row['skipped_stages']:g}% of stages skipped")
     if row.get("schedule", "1f1b") != "1f1b":
         words.append(str(row["schedule"]))
     if row.get("recompute", "none") != "none":
         words.append(f"{row['recompute']} recompute")
+    if row.get("sequence_chunks", 1) > 1:
+        words.append(f"in {row['sequence_chunks']} pieces")
+    places = ("activations", "optimizer", "weights")
+    words += [f"{100 * row[f'offload_{n}']:g}% of {n} on the host" for n in places if row.get(f"offload_{n}")]
     return " ".join(words)

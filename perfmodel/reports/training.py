@@ -21,7 +21,7 @@ _WORDS = {
     "bubble": "pipeline bubble",
     "dp": "gradient and weight exchange",
     "optimizer": "optimizer",
-    "offload": "moving activations to the host and back",
+    "offload": "moving data to the host and back",
     "host": "waiting for the host",
 }
 
@@ -117,6 +117,8 @@ def memory_lines(estimate: TrainingEstimate, index: int) -> list[str]:
     """
     row = estimate.row(index)
     lines = [f"peak memory {format_size(row['peak_bytes'], binary=True)} (allocator, fullest stage)"]
+    if row["host_bytes"]:
+        lines[0] += f", {format_size(row['host_bytes'], binary=True)} per device on the host"
     rows = []
     for part in MEMORY_PARTS:
         value = row[f"{part}_bytes"]

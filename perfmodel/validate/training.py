@@ -19,7 +19,7 @@ from perfmodel.layers.training_recipe import get_recipe
 from perfmodel.models.catalog import load_model
 from perfmodel.models.inline import INLINE_FIELDS, inline_model
 from perfmodel.models.spec import ModelSpec
-from perfmodel.parallel.training_grid import SIZES, training_plans
+from perfmodel.parallel.training_grid import SHARES, SIZES, SWITCHES, training_plans
 from perfmodel.validate.scores import error_table
 
 REQUIRED = ("id", "hardware", "seq", "global_batch", "tp", "pp", "dp", "micro_batch")
@@ -27,6 +27,8 @@ REQUIRED = ("id", "hardware", "seq", "global_batch", "tp", "pp", "dp", "micro_ba
 
 PREDICTED = ("step_s", "peak_bytes", "mfu", "hfu", "reason")
 """Columns of a prediction beside `id`, in this order; the parts of time and memory follow."""
+
+_OTHERS = tuple(n for n in (*SWITCHES, *SHARES) if n not in ("recompute", "schedule", "recompute_share"))
 
 _GROUP = ("model", "hardware", "system", "stack", "source", "precision", "seq", "gpus_per_node")
 
@@ -97,7 +99,7 @@ def predict_training_cases(
     for name in INLINE_FIELDS:
         if name in cases.columns:
             frame[name] = numbers(cases, name)
-    for name in (*SIZES, "sequence_parallel", "zero", "grad_overlap"):
+    for name in (*SIZES, *_OTHERS):
         frame[name] = numbers(cases, name, 1.0 if name in SIZES else 0.0)
     frame["recompute"] = words(cases, "recompute")
     frame["schedule"] = words(cases, "schedule", "1f1b")
@@ -126,7 +128,7 @@ def _group(group: pd.DataFrame, machines: _Machines) -> pd.DataFrame:
         batch = group["global_batch"].to_numpy(dtype=np.float64)
         workload = TrainingWorkload(float(row["seq"]), batch)
         knobs: dict[str, Any] = {n: group[n].to_numpy() for n in SIZES}
-        knobs |= {n: group[n].to_numpy() for n in ("sequence_parallel", "zero", "grad_overlap", "schedule")}
+        knobs |= {n: group[n].to_numpy() for n in (*_OTHERS, "schedule")}
         knobs["recompute"] = np.where(wanted == "", "none", wanted)
 
         def predict() -> TrainingEstimate:

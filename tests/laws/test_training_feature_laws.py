@@ -1,0 +1,192 @@
+"""Laws of overlap, hybrid sharding, offloads, chunked backward passes, skipped stages and uneven stages."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perfmodel.costs.overlap import decomposed_exchange, host_stream
+from perfmodel.costs.training_schedules import SCHEDULES, visited_stages
+from perfmodel.estimate.training import TrainingWorkload, predict_training
+from perfmodel.estimate.training_memory import MEMORY_PARTS
+from perfmodel.estimate.training_pipeline import STEP_PARTS
+from perfmodel.estimate.training_target import training_target
+from perfmodel.layers.training_recipe import get_recipe
+from perfmodel.models.catalog import load_model
+from perfmodel.parallel.training_grid import training_plans
+
+DENSE = load_model("meta-llama/Llama-3.1-8B-Instruct")
+MOE = load_model("deepseek-ai/DeepSeek-V3")
+H100 = training_target("hgx-h100")
+SLACK = 1 + 1e-12
+shares = st.sampled_from([0.25, 0.5, 1.0])
+seconds = st.floats(0.0, 10.0)
+
+
+@st.composite
+def rows(draw):
+    tp, pp, dp = (draw(st.sampled_from([1, 2, 4])) for _ in range(3))
+    return {
+        "tp": tp,
+        "pp": pp,
+        "dp": 4 * dp,
+        "ep": draw(st.sampled_from([1, 4])),
+        "micro_batch": draw(st.sampled_from([1, 2])),
+        "zero": draw(st.integers(0, 3)),
+        "shard_copies": draw(st.sampled_from([1, 2, 4])),
+        "sequence_parallel": draw(st.integers(0, 1)),
+        "sequence_chunks": draw(st.sampled_from([1, 4])),
+        "tp_overlap": draw(st.integers(0, 1)),
+        "edge_layers": draw(st.integers(0, 2)),
+        "recompute": draw(st.sampled_from([0, 2])),
+        "grad_overlap": draw(st.integers(0, 1)),
+        "schedule": draw(st.sampled_from([0, SCHEDULES.index("dualpipe")])),
+        "offload_optimizer": draw(st.sampled_from([0.0, 0.5])),
+        "offload_weights": draw(st.sampled_from([0.0, 1.0])),
+        "skipped_stages": draw(st.sampled_from([0.0, 0.5])),
+    }
+
+
+def plans(*found, **knobs):
+    columns = {name: [row[name] for row in found] for name in found[0]}
+    return training_plans(**(columns | knobs))
+
+
+def estimate(grid, model=DENSE, target=H100, batch=64, seq=2048, recipe="bf16", method="full"):
+    return predict_training(model, target, grid, TrainingWorkload(seq, batch), get_recipe(recipe, method))
+
+
+@given(found=st.lists(rows(), min_size=1, max_size=4), model=st.sampled_from([DENSE, MOE]))
+def test_a_grid_gives_what_each_of_its_plans_gives_alone(found, model):
+    grid = plans(*found) if model is MOE else plans(*found, ep=1)
+    whole = estimate(grid, model)
+    for i in range(grid.size):
+        alone = estimate(grid.take([i]), model)
+        for name, values in whole.columns.items():
+            np.testing.assert_allclose(values[i], alone[name][0], rtol=1e-12, err_msg=name)
+        assert whole.verdicts.reason(i) == alone.verdicts.reason(0)
+
+
+@given(found=rows(), method=st.sampled_from(["full", "lora", "forward"]))
+def test_totals_are_the_sum_of_their_parts(found, method):
+    one = estimate(plans(found), MOE, method=method)
+    np.testing.assert_allclose(sum(one[f"{name}_s"] for name in STEP_PARTS), one["step_s"], rtol=1e-12)
+    np.testing.assert_allclose(sum(one[f"{name}_bytes"] for name in MEMORY_PARTS), one["peak_bytes"], rtol=1e-12)
+    assert all(one[f"{name}_s"][0] >= 0 for name in STEP_PARTS)
+    assert all(one[f"{name}_bytes"][0] >= -1e-3 for name in MEMORY_PARTS)
+
+
+@given(exchange=seconds, product=seconds, ranks=st.integers(1, 64))
+def test_a_decomposed_exchange_lies_between_nothing_and_all_of_it(exchange, product, ranks):
+    exposed = decomposed_exchange(exchange, product, ranks)
+    assert 0 <= exposed <= exchange
+    # Not even a product of endless length begins before the first piece: the whole is never shorter than its parts.
+    assert exposed + product >= max(exchange, product) * (1 - 1e-12)
+    assert decomposed_exchange(exchange, product, 2 * ranks) <= exposed
+
+
+@given(inwards=st.floats(0, 1e12), outwards=st.floats(0, 1e12), hiding=seconds, factor=st.floats(1.0, 8.0))
+def test_a_stream_is_hidden_up_to_the_computation(inwards, outwards, hiding, factor):
+    exposed = host_stream(inwards, outwards, hiding, bandwidth=5e10)
+    assert exposed >= 0
+    assert exposed + hiding >= max(inwards, outwards) / 5e10
+    assert host_stream(inwards, outwards, hiding, bandwidth=5e10 * factor) <= exposed
+    assert host_stream(factor * inwards, factor * outwards, factor * hiding, bandwidth=5e10) == pytest.approx(
+        factor * exposed, abs=1e-9
+    )
+
+
+@given(found=rows())
+def test_overlap_never_takes_longer(found):
+    grid = plans(found, tp_overlap=[0, 1], sequence_parallel=1, ep=1)
+    apart, beside = estimate(grid)["step_s"]
+    assert beside <= apart * SLACK
+
+
+@given(found=rows(), share=shares, name=st.sampled_from(["offload_optimizer", "offload_weights"]))
+def test_offloads_cost_time_and_save_memory(found, share, name):
+    grid = plans(found, **{"offload_optimizer": 0.0, "offload_weights": 0.0, "ep": 1, name: [0.0, share]})
+    found = estimate(grid)
+    assert found["peak_bytes"][1] <= found["peak_bytes"][0] * SLACK
+    assert found["step_s"][1] >= found["step_s"][0] / SLACK
+    assert found["host_bytes"][1] > found["host_bytes"][0] == 0
+    # Nothing is lost: what is not on the device is on the host, or on its way.
+    assert (found["peak_bytes"] + found["host_bytes"])[1] >= found["peak_bytes"][0] / SLACK
+
+
+@given(found=rows(), zero=st.integers(1, 3))
+def test_more_copies_of_shards_take_more_memory(found, zero):
+    grid = plans(found, zero=zero, shard_copies=[1, 2, 4], offload_weights=0.0, offload_optimizer=0.0, ep=1)
+    peak = estimate(grid)["peak_bytes"]
+    assert np.all(np.diff(peak) >= -1e-3)
+    # As many copies as ranks share nothing.
+    alone = estimate(training_plans(dp=4, zero=[0, zero], shard_copies=[1, 4]))
+    np.testing.assert_allclose(alone["optimizer_bytes"][0], alone["optimizer_bytes"][1], rtol=1e-12)
+
+
+def test_shards_inside_a_node_gather_faster():
+    # Four adapters per node of eight: the weights of every microbatch cross them, or stay inside.
+    slow = training_target("hgx-a100-4hdr")
+    spread, inside = estimate(training_plans(dp=64, zero=3, shard_copies=[1, 8]), target=slow, batch=512)["dp_s"]
+    assert inside < 0.6 * spread
+
+
+@given(chunks=st.sampled_from([2, 8, 64]), seq=st.sampled_from([8192, 65536]))
+def test_pieces_of_a_sequence_save_memory_and_no_time_to_speak_of(chunks, seq):
+    grid = training_plans(sequence_chunks=[1, chunks, 2 * chunks], recompute="full")
+    found = estimate(grid, batch=1, seq=seq)
+    assert np.all(np.diff(found["peak_bytes"]) < 0)
+    assert np.all(found["step_s"] >= 0.98 * found["step_s"][0])  # a smaller product may suit the cache better
+
+
+@given(pp=st.sampled_from([2, 4, 8]), skipped=st.sampled_from([0.25, 0.5, 0.75]), m=st.sampled_from([4, 64]))
+def test_skipped_stages_save_what_is_skipped(pp, skipped, m):
+    whole, part = estimate(training_plans(pp=pp, skipped_stages=[0.0, skipped]), batch=m)["step_s"]
+    visited = float(visited_stages(pp, skipped))
+    assert 1 <= visited < pp
+    assert part < whole
+    assert part >= whole * visited / pp * 0.9  # the update, the hops and the fill shrink by less or not at all
+
+
+@given(edge=st.integers(0, 3), pp=st.integers(1, 16))
+def test_edges_take_layers_from_their_stages_only(edge, pp):
+    sizes = [sum(stage) for stage in DENSE.stages(pp, edge)]
+    assert sum(sizes) == DENSE.layers
+    assert min(sizes) >= 1
+    if pp > 2:
+        assert max(sizes[0], sizes[-1]) <= max(sizes[1:-1])
+
+
+def test_dual_pipe_hides_the_exchange_of_tokens():
+    target = training_target("hgx-h800")
+    grid = training_plans(pp=8, dp=64, ep=64, recompute="none", schedule=["zb-h1", "dualpipe"])
+    plain, both = (estimate(grid, MOE, target, batch=4096, seq=4096, recipe="fp8").row(i) for i in range(2))
+    assert both["ep_s"] < 0.1 * plain["ep_s"]
+    assert both["compute_s"] > plain["compute_s"]
+    assert both["step_s"] < plain["step_s"]
+
+
+@pytest.mark.parametrize(
+    ("knobs", "reason"),
+    [
+        ({"tp": 2, "tp_overlap": 1}, "set sequence_parallel=1"),
+        ({"dp": 4, "shard_copies": 3, "zero": 3}, "does not divide 4"),
+        ({"dp": 4, "shard_copies": 2, "zero": 0}, "nothing is sharded"),
+        ({"sequence_chunks": 2}, "recompute=full"),
+        ({"skipped_stages": 0.5}, "pp=1 stages"),
+    ],
+)
+def test_plans_that_cannot_be_have_a_reason(knobs, reason):
+    assert reason in estimate(training_plans(**knobs)).verdicts.reason(0)
+
+
+def test_offloads_need_a_link():
+    device = dataclasses.replace(H100.device, host_bandwidth=None)
+    bare = dataclasses.replace(H100, system=dataclasses.replace(H100.system, device=device))
+    reason = estimate(training_plans(offload_weights=0.5), target=bare).verdicts.reason(0)
+    assert reason.startswith("offload_weights=0.5, and h100-sxm has no host_bandwidth")
+    slow, fast = (training_target("hgx-h100", host_link=link) for link in ("pcie3", "450 GB/s"))
+    grid = training_plans(offload_weights=1.0)
+    assert estimate(grid, target=fast)["step_s"] < estimate(grid, target=slow)["step_s"]
