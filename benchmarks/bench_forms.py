@@ -76,7 +76,7 @@ def test_form(benchmark: Any, machine: Target, random: np.random.Generator, name
     sizes = sizes_of(random)
     kernel = machine.kernels.find(operator, format, kv_format=kv_format, engine="trtllm")
     assert kernel is not None
-    tier = machine.system.tiers[0]
+    tier = machine.system.scale_up
     numbers = {**device_numbers(machine.device, format), "bandwidth": tier.bandwidth, "op": operator}
     seconds = benchmark.pedantic(call_form, (kernel, sizes, numbers), rounds=3, warmup_rounds=1)
     benchmark.extra_info |= {"name": name, "items": MILLION, "unit": "shapes"}

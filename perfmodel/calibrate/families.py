@@ -135,7 +135,7 @@ def link_numbers(system: System) -> dict[str, Any]:
     dict
         bandwidth [B/s] and latency [s].
     """
-    tier = system.tiers[0]
+    tier = system.scale_up
     return {"bandwidth": tier.bandwidth, "latency": tier.latency_s}
 
 

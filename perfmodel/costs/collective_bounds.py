@@ -101,17 +101,37 @@ def collective_bound(nbytes: Floats, ranks: Floats, *, bandwidth: Floats, op: st
     return (share * as_floats(nbytes) / as_floats(bandwidth))[()]
 
 
-TOPOLOGIES = ("switch", "ring", "mesh", "torus2d", "torus3d")
+TOPOLOGIES = ("switch", "ring", "mesh", "torus2d", "torus3d", "dragonfly")
 """Names that `effective_bandwidth` knows."""
+
+PATTERNS = ("ring", "all_to_all", "pair")
+"""Who talks to whom: neighbours around the group, everybody to everybody, or one device to one other."""
+
+
+def _axes(topology: str, ranks: np.ndarray, domain: np.ndarray) -> tuple[float, np.ndarray]:
+    """Axes of the domain, and how many of them a group extends along."""
+    dimensions = {"torus2d": 2.0, "torus3d": 3.0}.get(topology, 1.0)
+    # The tolerance keeps exact powers (8 of 64 in two dimensions) from rounding up to one axis more.
+    axes = np.ceil(dimensions * np.log(ranks) / np.log(domain) - 1e-9)
+    return dimensions, np.clip(axes, 1.0, dimensions)
 
 
 @formula(
     name="effective_bandwidth",
     quantity="rate",
-    equation=r"B_{\rm eff} = B, \quad B\frac{n-1}{D-1} \text{ (mesh)}, \quad B\frac{a}{d} \text{ (d-torus)}",
-    source="derived from the links: a full mesh has one link per peer, a d-torus two links per axis",
+    equation=(
+        r"B_{\rm eff} = B, \quad B\frac{n-1}{D-1} \text{ (mesh)}, \quad B\frac{a}{d} \text{ (d-torus)},"
+        r" \quad \frac{B}{2} \text{ (dragonfly)};"
+        r" \quad B\frac{a}{d}\min\left(1, \frac{4 (n-1)}{a\, n^{1+1/a}}\right) \text{ (all-to-all on a torus)}"
+    ),
+    source=(
+        "derived from the links: a full mesh has one link per peer, a d-torus two links per axis and n^(1/a)/4 hops along"
+        " each of the a axes of a group; dragonfly: Kim, Dally, Scott, Abts 2008, doi:10.1145/1394608.1382129"
+    ),
 )
-def effective_bandwidth(topology: str, ranks: Floats, domain_size: Floats, bandwidth: Floats) -> Floats:
+def effective_bandwidth(
+    topology: str, ranks: Floats, domain_size: Floats, bandwidth: Floats, *, pattern: str = "ring"
+) -> Floats:
     r"""Bandwidth per device that a group can use inside a domain.
 
     .. math::
@@ -121,7 +141,7 @@ def effective_bandwidth(topology: str, ranks: Floats, domain_size: Floats, bandw
     Parameters
     ----------
     topology : str
-        "switch" and "ring" give all links to any group; in a "mesh" n members see n-1 of the D-1 links;
+        "switch" gives all links to any group; in a "mesh" n members see n-1 of the D-1 links; a "ring" has two links;
         a group along one axis of a "torus2d" or "torus3d" sees two of its 4 or 6 links.
     ranks : float or array
         Members of the group.
@@ -129,15 +149,24 @@ def effective_bandwidth(topology: str, ranks: Floats, domain_size: Floats, bandw
         Devices D in the domain.
     bandwidth : float or array
         One-way bandwidth per device over all its links [B/s].
+    pattern : str
+        "ring": neighbours in the group. "all_to_all": on rings and tori every byte crosses links on the way, on
+        average a quarter of each axis. "pair": one link of a mesh, ring or torus.
 
     Returns
     -------
     float or array
         One-way bandwidth per device inside the group [B/s].
 
+    Notes
+    -----
+    A dragonfly serves even traffic at full rate; where groups of routers talk to their neighbours only, one
+    link joins them, and the detours that relieve it use every byte's bandwidth twice. Rings and tori are taken as
+    closed: a part of an axis without the link that closes it has half of this for all-to-all.
+
     References
     ----------
-    Derived; MI300X: 7 links per device, measured all-reduce bus bandwidth grows with n-1.
+    Derived; MI300X: 7 links per device, measured all-reduce bus bandwidth grows with n-1. Kim et al. 2008 for dragonflies.
 
     Examples
     --------
@@ -145,15 +174,23 @@ def effective_bandwidth(topology: str, ranks: Floats, domain_size: Floats, bandw
     64000000000.0
     >>> float(effective_bandwidth("torus3d", 4, 64, 600e9))
     200000000000.0
+    >>> round(float(effective_bandwidth("ring", 16, 16, 90e9, pattern="all_to_all")) / 1e9, 2)
+    21.09
     """
     size = np.maximum(as_floats(domain_size), 2.0)
     n = np.clip(as_floats(ranks), 2.0, size)
     part = np.ones_like(n)
     if topology == "mesh":
-        part = (n - 1.0) / (size - 1.0)
-    elif topology in ("torus2d", "torus3d"):
-        dimensions = 2.0 if topology == "torus2d" else 3.0
-        # The tolerance keeps exact powers (8 of 64 in two dimensions) from rounding up to one axis more.
-        axes = np.ceil(dimensions * np.log(n) / np.log(size) - 1e-9)
-        part = np.clip(axes, 1.0, dimensions) / dimensions
+        part = (1.0 if pattern == "pair" else n - 1.0) / (size - 1.0)
+    elif topology == "dragonfly":
+        part = part * (1.0 if pattern == "all_to_all" else 0.5)
+    elif topology in ("ring", "torus2d", "torus3d"):
+        dimensions, axes = _axes(topology, n, size)
+        part = axes / dimensions
+        if pattern == "pair":
+            part = 0.5 / dimensions * np.ones_like(n)
+        elif pattern == "all_to_all":
+            # Mean way of a byte that leaves: a quarter of a side along each axis, n / (n - 1) without those that stay.
+            hops = axes * np.power(n, 1.0 / axes) / 4.0 * n / (n - 1.0)
+            part = part / np.maximum(hops, 1.0)
     return np.multiply(as_floats(bandwidth), part)

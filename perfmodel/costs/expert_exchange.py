@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from perfmodel.arrays import Floats, as_floats
+from perfmodel.costs.expert_traffic import ranks_reached, units_reached
 from perfmodel.costs.registry import Coefficient, formula
 
 Array = npt.NDArray[np.float64]
@@ -14,58 +15,18 @@ _HARDNESS = 4.0
 
 
 @formula(
-    name="ranks_reached",
-    quantity="count",
-    equation=r"d = n\left[1-\left(1-\frac{E/n}{E-(k-1)/2}\right)^k\right]",
-    source="derived: chance that none of k distinct experts lives on a rank, midpoint of the falling product",
-)
-def ranks_reached(topk: Floats, experts: Floats, ranks: Floats) -> Floats:
-    r"""Expected number of ranks among which the chosen experts of one token lie.
-
-    .. math:: d = n\left[1-\left(1-\frac{E/n}{E-(k-1)/2}\right)^k\right]
-
-    Parameters
-    ----------
-    topk : float or array
-        Distinct experts per token.
-    experts : float or array
-        Routed experts on all ranks together.
-    ranks : float or array
-        Members of the group.
-
-    Returns
-    -------
-    float or array
-        Ranks reached, the own one included, for an even random choice.
-
-    Notes
-    -----
-    The exact product (E - E/n - i)/(E - i) over i < k is replaced by its middle factor to the power k.
-
-    References
-    ----------
-    Derived.
-
-    Examples
-    --------
-    >>> round(float(ranks_reached(8, 256, 8)), 2)
-    5.29
-    """
-    k, n = as_floats(topk), as_floats(ranks)
-    total = np.maximum(as_floats(experts), k)
-    missed = np.clip(1.0 - total / n / (total - (k - 1.0) / 2.0), 0.0, 1.0)
-    return (n * (1.0 - np.power(missed, k)))[()]
-
-
-@formula(
     name="deepep_normal",
     quantity="time",
     equation=(
         r"t = t_0 + d t_d + \left[\left(\frac{T (H b + o) (d + w)}{m B_{\rm SM}}\right)^4"
-        r" + \left(\frac{T H b\, d (n-1)/n}{e B}\right)^4\right]^{1/4} + t_r \frac{V}{V + V_r}"
+        r" + \left(\frac{T H b\, d (n-1)/n}{e B}\right)^4 + \left(\frac{T H b\, u (k-1)/k}{B_o}\right)^4\right]^{1/4}"
+        r" + t_r \frac{V}{V + V_r} + \alpha_o, \quad k = \lceil n / g \rceil"
     ),
-    source=f"fit of this library to measured kernels; structure after {DEEPEP}, csrc/kernels/intranode.cu",
-    valid={"ranks": (1.0, 8.0), "sms": (2.0, 64.0), "tokens": (1.0, 131072.0)},
+    source=(
+        "fit of this library to measured kernels inside a domain, the network at its own rate; structure after"
+        f" {DEEPEP}, csrc/kernels/intranode.cu and internode.cu"
+    ),
+    valid={"ranks": (1.0, 1024.0), "sms": (2.0, 64.0), "tokens": (1.0, 131072.0)},
     coefficients=(
         Coefficient("floor_s", "s", 2.5e-5, 1e-6, 2e-4, "launch, notification and barriers"),
         Coefficient("destination_s", "s", 1e-6, 1e-9, 2e-5, "latency of every rank that a token reaches"),
@@ -88,6 +49,10 @@ def deepep_normal(
     *,
     bandwidth: Floats,
     element_bytes: Floats = 2.0,
+    domain_ranks: "Floats | None" = None,
+    network_bandwidth: Floats = np.inf,
+    network_latency: Floats = 0.0,
+    unit_limit: Floats = np.inf,
     floor_s: Floats = 2.5e-5,
     destination_s: Floats = 1e-6,
     sm_bandwidth: Floats = 2.5e10,
@@ -97,11 +62,14 @@ def deepep_normal(
     ramp_s: Floats = 1e-5,
     ramp_bytes: Floats = 1e6,
 ) -> Floats:
-    r"""Time of a throughput dispatch or combine inside one scale-up domain, moved by communication SMs.
+    r"""Time of a throughput dispatch or combine, moved by communication SMs over links and network at once.
 
     .. math::
        t = t_0 + d t_d + \left[\left(\frac{T (H b + o) (d + w)}{m B_{\rm SM}}\right)^4
-       + \left(\frac{T H b\, d (n-1)/n}{e B}\right)^4\right]^{1/4} + t_r \frac{V}{V + V_r}
+       + \left(\frac{T H b\, d (n-1)/n}{e B}\right)^4
+       + \left(\frac{T H b\, u (k-1)/k}{B_o}\right)^4\right]^{1/4} + t_r \frac{V}{V + V_r} + \alpha_o
+
+    with the d ranks and u of k = n / g scale-up domains among which the experts of a token lie.
 
     Parameters
     ----------
@@ -121,6 +89,14 @@ def deepep_normal(
         One-way link bandwidth per device [B/s].
     element_bytes : float or array
         Bytes per element: about 1.03 for a dispatch in fp8 with scales, 2 for a combine in bf16 [B].
+    domain_ranks : float or array, optional
+        Members g of the group inside one scale-up domain; by default all of them.
+    network_bandwidth : float or array
+        What one device reaches on the network between domains [B/s].
+    network_latency : float or array
+        Time of an empty message there [s].
+    unit_limit : float or array
+        Most domains to which one token may go (group-limited routing).
     floor_s, destination_s : float or array
         Latency, and its part per rank reached [s].
     sm_bandwidth : float or array
@@ -143,11 +119,13 @@ def deepep_normal(
 
     Notes
     -----
-    A token goes once to every rank that holds one of its experts (`ranks_reached`), not once per expert.
+    A token goes once to every domain with one of its experts (`units_reached`), where links forward it to every rank
+    that holds one (`ranks_reached`), not once per expert. What runs on a device inside a domain is measured; between
+    domains nothing is fitted.
 
     References
     ----------
-    DeepSeek 2025, DeepEP: normal kernels with NVLink forwarding.
+    DeepSeek 2025, DeepEP: normal kernels with NVLink and RDMA forwarding.
 
     Examples
     --------
@@ -155,16 +133,22 @@ def deepep_normal(
     738
     """
     n = as_floats(ranks)
-    reached = as_floats(ranks_reached(topk, experts, n))
+    units = np.ceil(n / np.minimum(as_floats(n if domain_ranks is None else domain_ranks), n))
+    limit = np.minimum(as_floats(unit_limit), units)
+    reached = as_floats(ranks_reached(topk, as_floats(experts) * limit / units, n * limit / units))
+    away = as_floats(units_reached(topk, experts, units, unit_limit)) * (units - 1.0) / units
     payload = as_floats(tokens) * as_floats(hidden) * as_floats(element_bytes)
     sent = payload * reached * (n - 1.0) / n
     work = (payload + as_floats(tokens) * as_floats(copy_bytes)) * (reached + as_floats(token_weight))
     by_sms = work / (as_floats(sms) * as_floats(sm_bandwidth))
     by_link = sent / (as_floats(efficiency) * as_floats(bandwidth))
-    longer, shorter = np.maximum(by_sms, by_link), np.minimum(by_sms, by_link)
-    ratio = shorter / np.maximum(longer, np.finfo(np.float64).tiny)
-    moving = longer * np.power(1.0 + np.power(ratio, _HARDNESS), 1.0 / _HARDNESS)
+    by_network = payload * away / as_floats(network_bandwidth)
+    longest = np.maximum(np.maximum(by_sms, by_link), by_network)
+    unit = np.maximum(longest, np.finfo(np.float64).tiny)
+    powers = sum(np.power(part / unit, _HARDNESS) for part in (by_sms, by_link, by_network))
+    moving = longest * np.power(powers, 1.0 / _HARDNESS)
     ramp = as_floats(ramp_s) * sent / (sent + as_floats(ramp_bytes))
+    ramp = ramp + np.where(units > 1.0, as_floats(network_latency), 0.0)
     time = as_floats(floor_s) + as_floats(destination_s) * reached + moving + ramp
     return np.where(n > 1.0, time, 0.0)[()]
 
@@ -173,11 +157,15 @@ def deepep_normal(
     name="deepep_low_latency",
     quantity="time",
     equation=(
-        r"t = t_0 + E t_E + \frac{T}{m} t_t + \frac{V}{e B} + t_r \frac{V}{V + V_r},"
-        r" \quad V = T k H b \frac{n-1}{n}, \quad m = \lceil E / \lceil E / {\rm cores} \rceil \rceil"
+        r"t = t_0 + E t_E + \frac{T}{m} t_t + \max\left(\frac{V (g-1)/n}{e B}, \frac{V (n-g)/n}{B_o}\right)"
+        r" + t_r \frac{V'}{V' + V_r} + \alpha_o, \quad V = T k H b, \quad V' = \frac{n-1}{n} V,"
+        r" \quad m = \lceil E / \lceil E / {\rm cores} \rceil \rceil"
     ),
-    source=f"fit of this library to measured kernels; structure after {DEEPEP}, csrc/kernels/internode_ll.cu",
-    valid={"ranks": (1.0, 8.0), "tokens": (1.0, 1024.0)},
+    source=(
+        "fit of this library to measured kernels inside a domain, the network at its own rate; structure after"
+        f" {DEEPEP}, csrc/kernels/internode_ll.cu"
+    ),
+    valid={"ranks": (1.0, 1024.0), "tokens": (1.0, 1024.0)},
     coefficients=(
         Coefficient("floor_s", "s", 1e-5, 1e-6, 2e-4, "launch and the two phases"),
         Coefficient("expert_s", "s", 1.5e-8, 1e-10, 1e-6, "counting and signalling per expert"),
@@ -198,6 +186,9 @@ def deepep_low_latency(
     bandwidth: Floats,
     cores: Floats,
     element_bytes: Floats = 2.0,
+    domain_ranks: "Floats | None" = None,
+    network_bandwidth: Floats = np.inf,
+    network_latency: Floats = 0.0,
     floor_s: Floats = 1e-5,
     expert_s: Floats = 1.5e-8,
     token_s: Floats = 2e-6,
@@ -208,8 +199,9 @@ def deepep_low_latency(
     r"""Time of a latency-bound dispatch or combine: every token goes to each of its experts by itself.
 
     .. math::
-       t = t_0 + E t_E + \frac{T}{m} t_t + \frac{V}{e B} + t_r \frac{V}{V + V_r},
-       \qquad V = T k H b \frac{n-1}{n}, \quad m = \lceil E / \lceil E / C \rceil \rceil
+       t = t_0 + E t_E + \frac{T}{m} t_t + \max\left(\frac{V (g-1)/n}{e B}, \frac{V (n-g)/n}{B_o}\right)
+       + t_r \frac{V'}{V' + V_r} + \alpha_o,
+       \quad V = T k H b, \quad V' = \frac{n-1}{n} V, \quad m = \lceil E / \lceil E / C \rceil \rceil
 
     Parameters
     ----------
@@ -229,6 +221,12 @@ def deepep_low_latency(
         Streaming multiprocessors C of the device.
     element_bytes : float or array
         Bytes per element: about 1.03 for a dispatch in fp8 with scales, 2 for a combine in bf16 [B].
+    domain_ranks : float or array, optional
+        Members g of the group inside one scale-up domain; by default all of them.
+    network_bandwidth : float or array
+        What one device reaches on the network between domains [B/s].
+    network_latency : float or array
+        Time of an empty message there [s].
     floor_s : float or array
         Latency [s].
     expert_s : float or array
@@ -249,7 +247,8 @@ def deepep_low_latency(
 
     Notes
     -----
-    The kernels start one group of warps per expert, so few experts leave most SMs idle: the token term.
+    The kernels start one group of warps per expert, so few experts leave most SMs idle: the token term. Members of
+    one scale-up domain write over its links, all others over the network, both at once.
 
     References
     ----------
@@ -262,10 +261,14 @@ def deepep_low_latency(
     48
     """
     n, total = as_floats(ranks), as_floats(experts)
+    near = np.minimum(as_floats(n if domain_ranks is None else domain_ranks), n)
     busy = np.ceil(total / np.ceil(total / as_floats(cores)))
-    sent = as_floats(tokens) * as_floats(topk) * as_floats(hidden) * as_floats(element_bytes) * (n - 1.0) / n
+    copies = as_floats(tokens) * as_floats(topk) * as_floats(hidden) * as_floats(element_bytes)
+    sent = copies * (n - 1.0) / n
+    by_link = copies * (near - 1.0) / n / (as_floats(efficiency) * as_floats(bandwidth))
+    by_network = copies * (n - near) / n / as_floats(network_bandwidth)
     turns = as_floats(tokens) / busy * as_floats(token_s)
     ramp = as_floats(ramp_s) * sent / (sent + as_floats(ramp_bytes))
-    latency = as_floats(floor_s) + as_floats(expert_s) * total
-    time = latency + turns + sent / (as_floats(efficiency) * as_floats(bandwidth)) + ramp
+    latency = as_floats(floor_s) + as_floats(expert_s) * total + np.where(n > near, as_floats(network_latency), 0.0)
+    time = latency + turns + np.maximum(by_link, by_network) + ramp
     return np.where(n > 1.0, time, 0.0)[()]

@@ -45,11 +45,12 @@ class Network:
     @property
     def node(self) -> float:
         """Devices of one scale-up domain."""
-        return float(self.target.system.tiers[0].devices)
+        return float(self.target.system.scale_up.devices)
 
     def _outer(self) -> float:
-        tiers = self.target.system.tiers
-        return tiers[1].bandwidth / tiers[1].oversubscription if len(tiers) > 1 else tiers[0].bandwidth
+        system = self.target.system
+        outer = system.tiers[system.domain + 1 :]
+        return outer[0].bandwidth / outer[0].oversubscription if outer else system.scale_up.bandwidth
 
     def members(self, ranks: Floats, stride: Floats) -> Floats:
         """Members of a group inside one scale-up domain.
@@ -99,14 +100,14 @@ class Network:
                 inside,
                 _ROUNDS[kind],
                 bandwidth=self._outer(),
-                inner_bandwidth=self.target.system.tiers[0].bandwidth,
+                inner_bandwidth=self.target.system.scale_up.bandwidth,
                 network_efficiency=NETWORK_EFFICIENCY,
             )
         seconds = np.where(inside >= n, near, far)
         return np.where((n > 1.0) & (size > 0.0), seconds, 0.0)
 
     def _inside(self, kind: str, payload: Floats, ranks: Floats) -> Floats:
-        bandwidth = self.target.system.tiers[0].bandwidth
+        bandwidth = self.target.system.scale_up.bandwidth
         measured = self.target.kernels.find(kind, "bf16", engine="nccl")
         if measured is None:
             rounds = _ROUNDS.get(kind, 1.0)
@@ -122,7 +123,7 @@ class Network:
         # Distinct other nodes among so many random ones; with one copy the share of ranks elsewhere.
         wanted = (nodes - 1.0) * (1.0 - np.power(1.0 - 1.0 / nodes, copies))
         leaving = wanted / copies * as_floats(payload)
-        near = as_floats(payload) / (EXCHANGE_EFFICIENCY * self.target.system.tiers[0].bandwidth)
+        near = as_floats(payload) / (EXCHANGE_EFFICIENCY * self.target.system.scale_up.bandwidth)
         return EXCHANGE_START_S + np.maximum(leaving / (NETWORK_EFFICIENCY * self._outer()), near)
 
     def hop(self, payload: Floats, stage: Floats) -> Floats:
@@ -140,9 +141,9 @@ class Network:
         float or array
             Time [s].
         """
-        tiers = self.target.system.tiers
-        near = point_to_point(payload, bandwidth=0.75 * tiers[0].bandwidth, latency=tiers[0].latency_s)
-        far = point_to_point(payload, bandwidth=NETWORK_EFFICIENCY * self._outer(), latency=tiers[-1].latency_s)
+        domain, network = self.target.system.scale_up, self.target.system.tiers[-1]
+        near = point_to_point(payload, bandwidth=0.75 * domain.bandwidth, latency=domain.latency_s)
+        far = point_to_point(payload, bandwidth=NETWORK_EFFICIENCY * self._outer(), latency=network.latency_s)
         return np.where(as_floats(stage) < self.node, near, far)
 
     def of(self, network: str, grid: TrainingGrid) -> tuple[Floats, Floats]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from perfmodel.errors import PlanError
 from perfmodel.hardware.device import Device, Provenance
 
-TOPOLOGIES = ("switched", "mesh", "ring", "torus2d", "torus3d", "fat-tree")
+TOPOLOGIES = ("switched", "mesh", "ring", "torus2d", "torus3d", "fat-tree", "dragonfly")
 """How the devices of a tier are wired: `mesh` means a link between every pair."""
 
 
@@ -34,6 +34,8 @@ class Tier:
         Bandwidth into this tier over bandwidth through its core [1].
     shape : tuple of int, optional
         Devices along each axis of a ring or torus.
+    planes : int, optional
+        Independent networks over which the links of a device are spread; `bandwidth` counts all of them.
 
     Examples
     --------
@@ -50,6 +52,7 @@ class Tier:
     in_network_reduction: bool = False
     oversubscription: float = 1.0
     shape: tuple[int, ...] = ()
+    planes: int = 1
 
     def bandwidth_between(self, ranks: int) -> float:
         """Bandwidth of one device when a group of so many talks all to all.
@@ -71,6 +74,35 @@ class Tier:
             return min(self.bandwidth, max(ranks - 1, 1) * self.link_bandwidth)
         return self.bandwidth
 
+    def with_planes(self, planes: int) -> "Tier":
+        """Return the same tier with fewer of its planes in service.
+
+        Parameters
+        ----------
+        planes : int
+            Planes that still work, at least one and at most all.
+
+        Returns
+        -------
+        Tier
+            A copy whose devices have the bandwidth of those planes; latency and topology stay.
+
+        Raises
+        ------
+        PlanError
+            If the tier has not so many planes.
+
+        Examples
+        --------
+        >>> Tier("ub", 768, 196e9, 1.9e-6, "switched", planes=7).with_planes(6).bandwidth / 1e9
+        168.0
+        """
+        if not 1 <= planes <= self.planes:
+            raise PlanError(f"tier {self.name!r} has 1 to {self.planes} planes, not {planes}")
+        part = planes / self.planes
+        link = None if self.link_bandwidth is None else self.link_bandwidth * part
+        return dataclasses.replace(self, bandwidth=self.bandwidth * part, link_bandwidth=link, planes=planes)
+
 
 @dataclass(frozen=True, slots=True)
 class System:
@@ -90,6 +122,8 @@ class System:
         What to know before using the numbers.
     provenance : tuple of Provenance, optional
         The source of every number.
+    domain : int, optional
+        Position of the tier that is the scale-up domain; tiers inside it join the dies of a package or of a board.
     """
 
     id: str
@@ -98,6 +132,12 @@ class System:
     tiers: tuple[Tier, ...]
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
     provenance: tuple[Provenance, ...] = field(default=(), repr=False, compare=False)
+    domain: int = 0
+
+    @property
+    def scale_up(self) -> Tier:
+        """The scale-up domain: the NVLink domain, the board or the pod."""
+        return self.tiers[self.domain]
 
     @property
     def max_devices(self) -> int:
@@ -106,8 +146,8 @@ class System:
 
     @property
     def scale_up_devices(self) -> int:
-        """Devices in the innermost tier: the NVLink domain, the board or the pod."""
-        return self.tiers[0].devices
+        """Devices in the scale-up domain."""
+        return self.scale_up.devices
 
     def tier_spanning(self, devices: int) -> Tier:
         """Innermost tier that holds a number of devices.
@@ -133,7 +173,7 @@ class System:
         raise PlanError(f"{self.id} connects at most {self.max_devices} devices, and {devices} are wanted")
 
     def with_scale_up(self, devices: int) -> "System":
-        """Return the same system with another number of devices in the innermost tier.
+        """Return the same system with another number of devices in the scale-up domain.
 
         Parameters
         ----------
@@ -148,10 +188,12 @@ class System:
         Raises
         ------
         PlanError
-            If the innermost tier cannot have that size.
+            If the scale-up domain cannot have that size.
         """
-        limit = self.tiers[1].devices if len(self.tiers) > 1 else self.max_devices
+        at, outer = self.domain, self.tiers[self.domain + 1 :]
+        limit = outer[0].devices if outer else self.max_devices
         if not 1 <= devices <= limit:
             raise PlanError(f"{self.id} can have 1 to {limit} devices per node, not {devices}")
-        first = dataclasses.replace(self.tiers[0], devices=devices)
-        return dataclasses.replace(self, tiers=(first, *self.tiers[1:]))
+        inner = tuple(tier for tier in self.tiers[:at] if tier.devices < devices)
+        changed = dataclasses.replace(self.scale_up, devices=devices)
+        return dataclasses.replace(self, tiers=(*inner, changed, *outer), domain=len(inner))

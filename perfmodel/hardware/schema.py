@@ -20,7 +20,7 @@ Architecture = Literal[
     "volta", "ampere", "ada", "hopper", "blackwell", "blackwell-pcie", "cdna2", "cdna3", "cdna4",
     "tpu", "trainium", "gaudi", "ascend",
 ]  # fmt: skip
-Topology = Literal["switched", "mesh", "ring", "torus2d", "torus3d", "fat-tree"]
+Topology = Literal["switched", "mesh", "ring", "torus2d", "torus3d", "fat-tree", "dragonfly"]
 SCHEMA_VERSION = 1
 
 
@@ -147,6 +147,8 @@ class TierTable(_Table):
     in_network_reduction: bool = False
     oversubscription: float = Field(default=1.0, ge=1.0, allow_inf_nan=False)
     shape: tuple[int, ...] = ()
+    planes: int = Field(default=1, ge=1)
+    scale_up: bool = False
 
     @model_validator(mode="after")
     def _links(self) -> "TierTable":
@@ -273,6 +275,8 @@ class SystemFile(_Profile):
                     f"tier {outer.name!r} has {outer.devices.text} devices, which must be a larger multiple of the "
                     f"{inner.devices.text} in tier {inner.name!r}; list tiers from the innermost outwards"
                 )
+        if sum(tier.scale_up for tier in self.tier) > 1:
+            raise ValueError("scale_up = true stands at more than one tier; only one is the scale-up domain")
         return self
 
     def build(self, device: Device) -> System:
@@ -299,10 +303,12 @@ class SystemFile(_Profile):
                 in_network_reduction=t.in_network_reduction,
                 oversubscription=t.oversubscription,
                 shape=t.shape,
+                planes=t.planes,
             )
             for t in self.tier
         )
-        return System(self.id, self.name, device, tiers, self.notes, self.provenance())
+        domain = next((i for i, t in enumerate(self.tier) if t.scale_up), 0)
+        return System(self.id, self.name, device, tiers, self.notes, self.provenance(), domain)
 
 
 def _optional(fact: Fact | None) -> float | None:

@@ -16,10 +16,13 @@ class RankGroup:
         Members of the group.
     stride : float or array
         Distance of neighbouring members in rank order.
+    world : float or array, optional
+        Ranks of the replica, which groups like this one share out among themselves; by default one group alone.
     """
 
     ranks: Floats
     stride: Floats
+    world: Floats = 1.0
 
 
 def rank_group(grid: PlanGrid, name: str) -> RankGroup:
@@ -59,4 +62,4 @@ def rank_group(grid: PlanGrid, name: str) -> RankGroup:
         "moe": (grid.ep * grid.moe_tp, 1.0),
         "world": (stage * grid.pp, 1.0),
     }
-    return RankGroup(*groups[name])
+    return RankGroup(*groups[name], stage * grid.pp)

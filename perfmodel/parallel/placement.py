@@ -1,48 +1,136 @@
-"""Placement: how many members of a group sit inside one unit of each fabric tier."""
+"""Placement: what a group of ranks sees of each fabric tier, counted as the ranks lie on the devices."""
+
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.parallel.groups import RankGroup
 
+Array = npt.NDArray[np.float64]
 
-def members_per_tier(group: RankGroup, tier_devices: tuple[float, ...]) -> tuple[Floats, ...]:
-    r"""Split a group over the tiers of a fabric.
 
-    .. math:: g_i = \min\bigl(n, \max(1, \lfloor D_i / s \rfloor)\bigr), \qquad n_i = \lceil g_i / g_{i-1} \rceil
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How a group lies on the tiers of a fabric, from the innermost outwards.
 
-    A unit of tier i (a board, a rack) holds D_i devices; of a group of n ranks with stride s it holds at most
-    D_i / s members. Level i of the group then has n_i parts, each made of level i-1. Replicas are aligned to units.
+    Parameters
+    ----------
+    ranks : float or array
+        Members of the group.
+    levels : tuple of float or array
+        Members in the fullest unit of the innermost tier, such units in one unit of the next tier, and so on; their
+        product is at least the number of members.
+    carriers : tuple of float or array
+        Members in the emptiest unit of each tier: as many links carry what leaves it.
+    """
+
+    ranks: Floats
+    levels: tuple[Floats, ...]
+    carriers: tuple[Floats, ...]
+
+    def outside(self, tier: int) -> Floats:
+        """Units of a tier that the group spans, 1 where it stays inside one.
+
+        Parameters
+        ----------
+        tier : int
+            Position of the tier.
+
+        Returns
+        -------
+        float or array
+            Units.
+        """
+        units: Floats = as_floats(1.0)
+        for parts in self.levels[tier + 1 :]:
+            units = units * as_floats(parts)
+        return units
+
+    def inside(self, tier: int) -> Floats:
+        """Members in the fullest unit of a tier.
+
+        Parameters
+        ----------
+        tier : int
+            Position of the tier.
+
+        Returns
+        -------
+        float or array
+            Members.
+        """
+        members: Floats = as_floats(1.0)
+        for parts in self.levels[: tier + 1]:
+            members = members * as_floats(parts)
+        return np.minimum(members, self.ranks)
+
+
+def place(group: RankGroup, tier_devices: tuple[float, ...]) -> Placement:
+    r"""Lay a group on the tiers of a fabric.
+
+    A unit of a tier (a board, a rack) holds D devices, and a group of n ranks with stride s fills blocks of n s
+    devices. The first block of a replica begins with a unit. Later ones begin at any multiple of
+
+    .. math:: g = \gcd(n s, D)
+
+    so that the worst of them reaches into :math:`1 + \lceil (n s - g) / D \rceil` units and leaves g / s members alone
+    in one of them; a block that is alone in its replica reaches into :math:`\lceil n s / D \rceil` units, the last
+    of which holds the rest. Of the groups that run at the same time the worst decides.
 
     Parameters
     ----------
     group : RankGroup
-        Size and stride.
+        Size, stride and the replica around it.
     tier_devices : tuple of float
-        Devices inside one unit of each tier, inner to outer.
+        Devices inside one unit of each tier, inner to outer; the outermost holds everything.
 
     Returns
     -------
-    tuple of float or array
-        Parts on each level, inner to outer; their product is at least the group's size.
+    Placement
+        Members and units per tier.
 
     References
     ----------
-    The hierarchy of Thakur, Rabenseifner, Gropp 2005 applied to strided groups.
+    Derived: offsets of equal blocks in units of another size.
 
     Examples
     --------
-    >>> [float(n) for n in members_per_tier(RankGroup(16.0, 1.0), (8.0, 1024.0))]
-    [8.0, 2.0]
-    >>> [float(n) for n in members_per_tier(RankGroup(4.0, 8.0), (8.0, 1024.0))]
-    [1.0, 4.0]
+    Two nodes of eight, a group strided over four nodes, and twelve ranks that fill one and a half nodes:
+
+    >>> [[float(n) for n in place(g, (8.0, 1024.0)).levels] for g in (RankGroup(16.0, 1.0), RankGroup(4.0, 8.0))]
+    [[8.0, 2.0], [1.0, 4.0]]
+    >>> found = place(RankGroup(12.0, 1.0), (8.0, 1024.0))
+    >>> [float(n) for n in found.levels], float(found.carriers[0])
+    ([8.0, 2.0], 4.0)
     """
-    ranks, stride = as_floats(group.ranks), as_floats(group.stride)
-    inside: Floats = 1.0
-    levels = []
-    for i, devices in enumerate(tier_devices):
-        last = i == len(tier_devices) - 1
-        held = ranks if last else np.minimum(ranks, np.maximum(1.0, np.floor(devices / stride)))
-        levels.append(np.ceil(held / inside))
-        inside = held
-    return tuple(levels)
+    ranks, stride, world = as_floats(group.ranks), as_floats(group.stride), as_floats(group.world)
+    block = ranks * stride
+    levels, carriers = [], []
+    units: Array = ranks
+    for tier, devices in enumerate(tier_devices):
+        if tier == len(tier_devices) - 1:
+            spanned, emptiest, fullest = np.ones_like(ranks), ranks, ranks
+        else:
+            spanned, emptiest, fullest = _units(ranks, stride, block, world, devices)
+        levels.append(fullest if tier == 0 else np.ceil(units / spanned))
+        carriers.append(emptiest)
+        units = spanned
+    return Placement(ranks, tuple(levels), tuple(carriers))
+
+
+def _units(ranks: Array, stride: Array, block: Array, world: Array, devices: float) -> tuple[Array, Array, Array]:
+    """Units that the worst-placed group spans, and its members in the emptiest and in the fullest of them."""
+    step = np.gcd(block.astype(np.int64), np.int64(devices)).astype(np.float64)
+    several = (world > block) & (world > devices)
+    shifted = 1.0 + np.ceil((block - step) / devices)
+    spanned = np.where(several, shifted, np.ceil(block / devices))
+    # Members further apart than a unit is wide sit in units of their own.
+    spanned = np.where(stride >= devices, ranks, np.minimum(spanned, ranks))
+    held = np.maximum(np.ceil(devices / stride), 1.0)
+    rest = np.where(several, step, block - (spanned - 1.0) * devices) / stride
+    one = spanned <= 1.0
+    emptiest = np.where(one, ranks, np.clip(np.floor(rest), 1.0, held))
+    apart = np.minimum(held, np.where(several & (block < devices), ranks - emptiest, ranks))
+    return spanned, emptiest, np.where(one, ranks, np.maximum(apart, emptiest))

@@ -8,7 +8,7 @@ import pytest
 
 from perfmodel.costs.attention import attention_bound
 from perfmodel.costs.collectives import collective_bound
-from perfmodel.costs.expert_exchange import ranks_reached
+from perfmodel.costs.expert_traffic import ranks_reached
 from perfmodel.costs.formats import FORMATS
 from perfmodel.costs.gemm import gemm_bound
 from perfmodel.costs.moe import experts_bound
@@ -126,7 +126,7 @@ def numbers_of(kernel, device):
     latent = kernel.operator.endswith("mla") and kernel.kv_format == "fp8"  # these kernels multiply in 8 bits
     return {
         **device_numbers(device, "fp8" if latent else kernel.format or "bf16"),
-        "bandwidth": system.tiers[0].bandwidth,
+        "bandwidth": system.scale_up.bandwidth,
         "op": kernel.operator,
     }
 

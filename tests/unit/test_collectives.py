@@ -24,7 +24,8 @@ from perfmodel.costs.collectives import (
     ring_reduce_scatter,
     tree_all_reduce,
 )
-from perfmodel.costs.expert_exchange import deepep_low_latency, deepep_normal, ranks_reached
+from perfmodel.costs.expert_exchange import deepep_low_latency, deepep_normal
+from perfmodel.costs.expert_traffic import ranks_reached
 from perfmodel.costs.registry import get_formula
 
 LINK = {"bandwidth": 100e9, "latency": 2e-6}

@@ -1,0 +1,216 @@
+"""Time that NCCL itself expects of a collective [s]: its published table of algorithms and protocols."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from perfmodel.arrays import Floats, as_floats
+from perfmodel.costs.registry import Coefficient, formula
+
+Array = npt.NDArray[np.float64]
+
+SOURCE = "NVIDIA NCCL at 5067397, src/graph/tuning.cc: latencies and bandwidths from which the library chooses"
+
+PROTOCOLS = ("ll", "ll128", "simple")
+"""Low latency (flag with every 4 bytes), low latency with 128-byte lines, and synchronised blocks."""
+
+# Microseconds by protocol: start, step over NVLink, step over the network.
+_LATENCY: Mapping[str, tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]] = {
+    "ring": ((6.6, 14.0, 8.4), (0.6, 1.9, 3.4), (2.7, 4.0, 14.0)),
+    "tree": ((6.8, 14.0, 8.4), (0.6, 1.25, 4.0), (5.0, 8.5, 14.0)),
+    "nvls": ((0.0, 0.0, 0.0), (25.0, 25.0, 25.0), (18.0, 18.0, 18.0)),
+    "nvls_tree": ((0.0, 0.0, 0.0), (25.0, 25.0, 25.0), (20.9, 20.9, 20.9)),
+}
+# Most that the first protocol reaches, GB/s, inside one node, on two, and on more.
+_LOW_LATENCY_RATE: Mapping[str, tuple[float, float, float]] = {
+    "volta": (39.0, 39.0, 20.4),
+    "ampere": (87.7, 22.5, 19.0),
+    "hopper": (141.0, 45.0, 35.0),
+    "blackwell": (282.0, 90.0, 70.0),
+}
+_SWITCH_EFFICIENCY: Mapping[str, float] = {"hopper": 0.85, "blackwell": 0.74}
+
+
+def _rates(algorithm: str, bus: Array, nodes: Array, architecture: str) -> tuple[Array, Array, Array]:
+    """Bus bandwidth of an algorithm by protocol."""
+    one, two, more = _LOW_LATENCY_RATE[architecture]
+    cap = np.where(nodes <= 1.0, one, np.where(nodes <= 2.0, two, more)) * 1e9
+    if algorithm == "ring":
+        return np.minimum(cap, 0.5 * bus), 0.92 * bus, bus
+    if algorithm == "tree":
+        return bus / 3.8, bus * np.where(nodes <= 1.0, 7.0 / 9.0, 120.0 / 128.0) * 0.92, 0.92 * bus
+    none = np.zeros_like(bus)
+    return none, none, 2.0 * bus * _SWITCH_EFFICIENCY.get(architecture, 0.0)
+
+
+def _wait(algorithm: str, protocol: int, ranks: Array, nodes: Array, rounds: float) -> Array:
+    """Latency of an algorithm [s]."""
+    start, inside, network = (row[protocol] * 1e-6 for row in _LATENCY[algorithm])
+    depth = np.ceil(np.log2(nodes))
+    if algorithm == "ring":
+        hops = rounds * (nodes - 1.0)
+        return start + (rounds * (ranks - 1.0) - hops) * inside + hops * network
+    if algorithm == "tree":
+        return start + 2.0 * ((ranks / nodes - 1.0) * inside + depth * network)
+    if algorithm == "nvls":
+        return start + inside + np.where(nodes > 1.0, network, 0.0)
+    return start + inside + 2.0 * depth * network
+
+
+def nccl_table(
+    nbytes: Floats,
+    ranks: Floats,
+    nodes: Floats = 1.0,
+    *,
+    bandwidth: Floats,
+    network_bandwidth: Floats = np.inf,
+    op: str = "all_reduce",
+    architecture: str = "hopper",
+    reducing: bool = False,
+    link_efficiency: Floats = 0.8,
+) -> dict[str, Array]:
+    """Time of every algorithm and protocol that NCCL weighs against each other.
+
+    Parameters
+    ----------
+    nbytes : float or array
+        Total buffer [B].
+    ranks : float or array
+        Members of the group.
+    nodes : float or array
+        Nodes over which they are spread.
+    bandwidth : float or array
+        One-way link bandwidth per device inside a node [B/s].
+    network_bandwidth : float or array
+        One-way network bandwidth per device [B/s].
+    op : str
+        all_reduce, all_gather or reduce_scatter.
+    architecture : str
+        volta, ampere, hopper or blackwell.
+    reducing : bool
+        Whether the switch of a node can add.
+    link_efficiency : float or array
+        Part of the link bandwidth with which the library reckons [1].
+
+    Returns
+    -------
+    dict
+        "algorithm protocol" -> time [s].
+
+    Examples
+    --------
+    >>> table = nccl_table(2**20, 8, bandwidth=450e9)
+    >>> min(table, key=lambda name: float(table[name]))
+    'ring ll'
+    """
+    size, n, k = as_floats(nbytes), as_floats(ranks), as_floats(nodes)
+    rounds = 2.0 if op == "all_reduce" else 1.0
+    inside = as_floats(link_efficiency) * as_floats(bandwidth)
+    bus = np.where(k > 1.0, np.minimum(inside, n / k * as_floats(network_bandwidth)), inside)
+    algorithms = ["ring"]
+    if op == "all_reduce":
+        algorithms += ["tree", *(["nvls", "nvls_tree"] if reducing and architecture in _SWITCH_EFFICIENCY else [])]
+    out: dict[str, Array] = {}
+    for algorithm in algorithms:
+        rates = _rates(algorithm, bus, k, architecture)
+        ratio = n / (rounds * np.maximum(n - 1.0, 1.0)) if algorithm == "ring" else 0.5
+        for protocol, name in enumerate(PROTOCOLS):
+            if algorithm.startswith("nvls") and name != "simple":
+                continue
+            time = _wait(algorithm, protocol, n, k, rounds) + size / (rates[protocol] * ratio)
+            # One switch spans one node, a tree of switches at least two.
+            fits = k <= 1.0 if algorithm == "nvls" else k > 1.0 if algorithm == "nvls_tree" else n > 0.0
+            out[f"{algorithm} {name}"] = np.where(fits, time, np.inf)
+    return out
+
+
+@formula(
+    name="nccl_model",
+    quantity="time",
+    equation=(
+        r"t = \min_{a, p}\left[t_{a,p} + \frac{S}{r_a B_{a,p}}\right], \quad r_{\rm ring} = \frac{n}{c(n-1)},"
+        r" \quad r_{\rm tree} = r_{\rm switch} = \frac{1}{2}"
+    ),
+    source=SOURCE,
+    coefficients=(
+        Coefficient("link_efficiency", "1", 0.8, 0.05, 1.0, "achieved part of the link bandwidth inside a node"),
+    ),
+    attributes={
+        "op": ("all_reduce", "all_gather", "reduce_scatter"),
+        "architecture": tuple(_LOW_LATENCY_RATE),
+        "reducing": (False, True),
+    },
+)
+def nccl_model(
+    nbytes: Floats,
+    ranks: Floats,
+    nodes: Floats = 1.0,
+    *,
+    bandwidth: Floats,
+    network_bandwidth: Floats = np.inf,
+    op: str = "all_reduce",
+    architecture: str = "hopper",
+    reducing: bool = False,
+    link_efficiency: Floats = 0.8,
+) -> Floats:
+    r"""Time that NCCL expects of its fastest algorithm and protocol.
+
+    .. math::
+       t = \min_{a, p}\left[t_{a,p} + \frac{S}{r_a B_{a,p}}\right], \qquad r_{\rm ring} = \frac{n}{c(n-1)},
+       \quad r_{\rm tree} = r_{\rm switch} = \frac{1}{2}
+
+    Parameters
+    ----------
+    nbytes : float or array
+        Total buffer S [B].
+    ranks : float or array
+        Members n of the group.
+    nodes : float or array
+        Nodes over which they are spread.
+    bandwidth : float or array
+        One-way link bandwidth per device inside a node [B/s].
+    network_bandwidth : float or array
+        One-way network bandwidth per device [B/s].
+    op : str
+        all_reduce (c = 2), all_gather or reduce_scatter (c = 1).
+    architecture : str
+        volta, ampere, hopper or blackwell.
+    reducing : bool
+        Whether the switch of a node can add (NVLS).
+    link_efficiency : float or array
+        Part of the link bandwidth with which the library reckons: 12 x 20 of 300 GB/s, 18 x 20.6 of 450,
+        18 x 40.1 of 900.
+
+    Returns
+    -------
+    float or array
+        Time, zero for one rank [s].
+
+    Notes
+    -----
+    What a library chooses by is not what it takes: its latencies are tuned to get the choice right. Left out: the
+    limits per channel, the correction of trees for middle sizes, and the plateau of rings over several nodes.
+
+    References
+    ----------
+    NVIDIA NCCL at 5067397, src/graph/tuning.cc; link rates from src/graph/topo.h.
+
+    Examples
+    --------
+    >>> round(float(nccl_model(2**30, 8, bandwidth=450e9)) * 1e3, 2)
+    5.28
+    """
+    table = nccl_table(
+        nbytes,
+        ranks,
+        nodes,
+        bandwidth=bandwidth,
+        network_bandwidth=network_bandwidth,
+        op=op,
+        architecture=architecture,
+        reducing=reducing,
+        link_efficiency=link_efficiency,
+    )
+    best = np.minimum.reduce(np.broadcast_arrays(*table.values()))
+    return np.where(as_floats(ranks) > 1.0, best, 0.0)[()]
