@@ -99,7 +99,7 @@ def flat_all_to_all(
         r"t = \sum_i \left[(g_i - 1)\alpha_i + \frac{V_i}{B_i}\right] + \frac{4 S}{\beta},"
         r" \quad V_0 = \frac{g_0-1}{g_0} S, \quad V_{i>0} = \frac{n-c_{i-1}}{n} S"
     ),
-    source="Hwang et al. 2022, Tutel: Adaptive Mixture-of-Experts at Scale (arXiv:2206.03382), two-dimensional hierarchical",
+    source="Hwang et al. 2022, Tutel: Adaptive Mixture-of-Experts at Scale (arXiv:2206.03382), section 3",
 )
 def two_level_all_to_all(
     nbytes: Floats,

@@ -125,8 +125,8 @@ def _axes(topology: str, ranks: np.ndarray, domain: np.ndarray) -> tuple[float, 
         r" \quad B\frac{a}{d}\min\left(1, \frac{4 (n-1)}{a\, n^{1+1/a}}\right) \text{ (all-to-all on a torus)}"
     ),
     source=(
-        "derived from the links: a full mesh has one link per peer, a d-torus two links per axis and n^(1/a)/4 hops along"
-        " each of the a axes of a group; dragonfly: Kim, Dally, Scott, Abts 2008, doi:10.1145/1394608.1382129"
+        "derived from the links: a full mesh has one link per peer, a d-torus two links per axis and n^(1/a)/4 hops"
+        " along each of the a axes of a group; dragonfly: Kim, Dally, Scott, Abts 2008, doi:10.1145/1394608.1382129"
     ),
 )
 def effective_bandwidth(
@@ -166,7 +166,7 @@ def effective_bandwidth(
 
     References
     ----------
-    Derived; MI300X: 7 links per device, measured all-reduce bus bandwidth grows with n-1. Kim et al. 2008 for dragonflies.
+    Derived; MI300X: 7 links per device, measured all-reduce bus bandwidth grows with n-1. Dragonfly: Kim et al. 2008.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Where the tokens of experts go [1, B]: ranks and units reached by a token, bytes of its message, exchanges between them."""
+"""Where the tokens of experts go: ranks and units that one reaches [1], its bytes [B], the time of exchanges [s]."""
 
 import numpy as np
 
@@ -154,7 +154,7 @@ def message_bytes(
         r"t = \alpha + \alpha_o + \max\left(\frac{T m\, d (n-1)/n}{B}, \frac{T m\, u (k-1)/k}{B_o}\right),"
         r" \quad k = \lceil n / g \rceil"
     ),
-    source="derived from the bytes on links and network; DeepSeek-V3 technical report 2024 (arXiv:2412.19437), section 3.2.2",
+    source="derived from the bytes on links and network; DeepSeek-V3 report 2024 (arXiv:2412.19437), section 3.2.2",
 )
 def node_limited_exchange(
     tokens: Floats,
@@ -214,7 +214,8 @@ def node_limited_exchange(
 
     Examples
     --------
-    >>> t = node_limited_exchange(4096, 7392, 8, 256, 64, bandwidth=160e9, domain_ranks=8, network_bandwidth=50e9, unit_limit=4)
+    >>> far = {"domain_ranks": 8, "network_bandwidth": 50e9, "unit_limit": 4}
+    >>> t = node_limited_exchange(4096, 7392, 8, 256, 64, bandwidth=160e9, **far)
     >>> round(float(t) * 1e3, 2)
     1.92
     """

@@ -7,6 +7,10 @@ from perfmodel.hardware.engine import Engine
 from perfmodel.hardware.fabric import System
 from perfmodel.hardware.kernels import KernelTable
 
+COLLECTIVES = ("fastest", "flat", "hierarchical", "nccl")
+"""Algorithms of collectives over several domains: the fastest, only those that treat all ranks alike, only those that
+work domain after domain, or what NCCL's own cost model expects of all-reduce, all-gather and reduce-scatter."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -20,11 +24,14 @@ class Target:
         Kernel calibrations that may serve the device.
     engine : Engine
         Serving software.
+    collectives : str
+        Algorithms that collectives may use, one of `COLLECTIVES`.
     """
 
     system: System
     kernels: KernelTable
     engine: Engine
+    collectives: str = "fastest"
 
     @property
     def device(self) -> Device:

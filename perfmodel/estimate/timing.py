@@ -67,6 +67,10 @@ class OperatorTime:
         Whose coefficients: device, engine and kernel, or the architecture's defaults.
     count : float or array
         Occurrences in the layer.
+    algorithms : tuple of str
+        Registered formulas of the algorithms that a collective chose from.
+    choice : float or array
+        Position among them of the one that each plan uses.
     """
 
     seconds: Floats
@@ -77,6 +81,12 @@ class OperatorTime:
     basis: Basis
     source: str
     count: Floats = 1.0
+    algorithms: tuple[str, ...] = ()
+    choice: Floats = 0.0
+
+    def formulas(self) -> tuple[str, ...]:
+        """Registered formulas of the first plan: the algorithm, then what times the part inside a domain."""
+        return tuple(self.formula.split(" + "))
 
     def bound(self) -> Any:
         """Resource that binds: 0 compute, 1 memory, 2 network, 3 latency, an integer array over plans."""

@@ -7,16 +7,10 @@ import numpy as np
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.collectives import point_to_point
 from perfmodel.costs.data_parallel import ring_over_nodes
+from perfmodel.estimate.links import NETWORK_EFFICIENCY
 from perfmodel.estimate.timing import call_form
 from perfmodel.estimate.training_target import TrainingTarget
 from perfmodel.parallel.training_grid import TrainingGrid
-
-NETWORK_EFFICIENCY = 0.94
-"""Part of the network's bandwidth that large transfers between nodes reach.
-
-All-reduce bus bandwidth of 32 GPUs: 192 of 200 GB/s per node on DGX A100, 370 of 400 on DGX H100 (NVIDIA GTC 2025,
-session S72583).
-"""
 
 START_S = 1e-5
 """Start of a ring in a scale-up domain where no collective was measured: an assumption, of NCCL's order [s]."""

@@ -46,6 +46,8 @@ class MixtureOfExperts(Layer):
         Whether a learned scalar gate scales the shared experts.
     latent : int
         Width that tokens are projected to before they are dispatched, and back after; 0 for none.
+    groups, group_limit : int
+        Groups of experts, and how many of them the router may pick for a token; 0 where it may pick all.
     """
 
     hidden: int
@@ -59,6 +61,8 @@ class MixtureOfExperts(Layer):
     shared_intermediate: int = 0
     shared_gate: bool = False
     latent: int = 0
+    groups: int = 0
+    group_limit: int = 0
 
     @property
     def width(self) -> int:
@@ -111,7 +115,15 @@ class MixtureOfExperts(Layer):
         copies = np.minimum(self.topk, ep) * shard.moe_tp
         exchange = np.where(spread & (ep > 1), rows / tp * copies * self.width, 0.0)
         gathered = np.where(spread & (ep <= 1), rows * groups * self.width, 0.0)
-        moved = Exchange(rows / tp, float(self.width), float(self.experts), float(self.topk), step.decode)
+        moved = Exchange(
+            rows / tp,
+            float(self.width),
+            float(self.experts),
+            float(self.topk),
+            step.decode,
+            self.groups,
+            self.group_limit,
+        )
         out += [
             Collective("dispatch", "dispatch", exchange * sent, "moe", exchange=moved),
             Collective("expert all-gather", "all_gather", gathered * sent, "moe"),

@@ -229,6 +229,8 @@ class Exchange:
         Routed experts of the layer, and experts per token.
     decode : bool
         Whether it belongs to a decode step (low-latency kernels).
+    groups, group_limit : int
+        Groups of experts, and how many of them the router may pick for a token; 0 where it may pick all.
     """
 
     tokens: Floats
@@ -236,6 +238,8 @@ class Exchange:
     experts: float
     topk: float
     decode: bool
+    groups: int = 0
+    group_limit: int = 0
 
 
 @dataclass(frozen=True, slots=True)

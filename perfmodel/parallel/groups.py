@@ -17,7 +17,7 @@ class RankGroup:
     stride : float or array
         Distance of neighbouring members in rank order.
     world : float or array, optional
-        Ranks of the replica, which groups like this one share out among themselves; by default one group alone.
+        Ranks that groups like this one share out among themselves; by default one group alone.
     """
 
     ranks: Floats
@@ -29,7 +29,7 @@ def rank_group(grid: PlanGrid, name: str) -> RankGroup:
     """Ranks of one parallel dimension.
 
     Ranks are numbered with tensor parallelism fastest, then context, data and pipeline parallelism, so that the
-    groups that talk most are nearest. Expert groups partition the tp x cp x dp ranks of a stage (they do not
+    groups that talk most are nearest; a stage begins with a unit of the fabric. Expert groups partition the tp x cp x dp ranks of a stage (they do not
     multiply them), the ranks that share one expert being nearest.
 
     Parameters
@@ -62,4 +62,4 @@ def rank_group(grid: PlanGrid, name: str) -> RankGroup:
         "moe": (grid.ep * grid.moe_tp, 1.0),
         "world": (stage * grid.pp, 1.0),
     }
-    return RankGroup(*groups[name], stage * grid.pp)
+    return RankGroup(*groups[name], stage)

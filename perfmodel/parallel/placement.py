@@ -71,12 +71,12 @@ def place(group: RankGroup, tier_devices: tuple[float, ...]) -> Placement:
     r"""Lay a group on the tiers of a fabric.
 
     A unit of a tier (a board, a rack) holds D devices, and a group of n ranks with stride s fills blocks of n s
-    devices. The first block of a replica begins with a unit. Later ones begin at any multiple of
+    devices. The first block of those that share a stage begins with a unit. Later ones begin at any multiple of
 
     .. math:: g = \gcd(n s, D)
 
     so that the worst of them reaches into :math:`1 + \lceil (n s - g) / D \rceil` units and leaves g / s members alone
-    in one of them; a block that is alone in its replica reaches into :math:`\lceil n s / D \rceil` units, the last
+    in one of them; a block that is alone reaches into :math:`\lceil n s / D \rceil` units, the last
     of which holds the rest. Of the groups that run at the same time the worst decides.
 
     Parameters

@@ -103,7 +103,8 @@ def derivation(
         lines += [f"not feasible: {row['reason']}", ""]
     lines += _memory(row, target)
     lines += ["", "formulas"]
-    used = sorted({line.time.formula for phase in phases for line in getattr(steps, phase).lines})
+    shown = (line for phase in phases for line in getattr(steps, phase).lines if _scalar(line.time.seconds) > 0)
+    used = sorted({name for line in shown for name in line.time.formulas()})
     lines += [f"  {name}: {get_formula(name).source}" for name in used]
     return "\n".join(lines)
 

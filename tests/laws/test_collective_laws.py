@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 
 import perfmodel.costs.collective_kernels
 import perfmodel.costs.expert_exchange  # noqa: F401  (registers its forms)
-from perfmodel.costs.collective_tiers import hierarchical_all_gather, hierarchical_all_reduce, hierarchical_all_to_all
+from perfmodel.costs.all_to_all_tiers import flat_all_to_all, two_level_all_to_all
+from perfmodel.costs.collective_tiers import (
+    flat_ring,
+    flat_tree,
+    hierarchical_all_gather,
+    hierarchical_all_reduce,
+    hierarchical_reduce_scatter,
+)
 from perfmodel.costs.collectives import (
     OPERATIONS,
     collective_bound,
@@ -138,7 +145,18 @@ def test_expert_exchange(kernel, tokens, hidden, topk, local, n, bandwidth, fact
     assert grid[0, 1] == pytest.approx(float(now), rel=1e-12)
 
 
-@pytest.mark.parametrize("form", [hierarchical_all_reduce, hierarchical_all_gather, hierarchical_all_to_all])
+@pytest.mark.parametrize(
+    "form",
+    [
+        hierarchical_all_reduce,
+        hierarchical_all_gather,
+        hierarchical_reduce_scatter,
+        flat_ring,
+        flat_tree,
+        flat_all_to_all,
+        two_level_all_to_all,
+    ],
+)
 @given(
     size=nbytes,
     inner=st.integers(1, 8),

@@ -5,11 +5,12 @@ import pandas as pd
 import pytest
 
 from perfmodel.calibrate.collective_cases import collective_candidates, collective_sizes, deepep_sizes
+from perfmodel.costs.all_to_all_tiers import flat_all_to_all, two_level_all_to_all
 from perfmodel.costs.collective_kernels import custom_all_reduce, nccl_collective
 from perfmodel.costs.collective_tiers import (
+    flat_ring,
     hierarchical_all_gather,
     hierarchical_all_reduce,
-    hierarchical_all_to_all,
     hierarchical_reduce_scatter,
 )
 from perfmodel.costs.collectives import (
@@ -69,12 +70,15 @@ def test_bound_and_traffic_agree_without_reduction_in_the_switch():
         assert collective_bound(8e9, 8, bandwidth=1e9, op=op) == collective_traffic(8e9, 8, op=op) / 1e9
 
 
-@pytest.mark.parametrize("form", [hierarchical_all_reduce, hierarchical_all_gather, hierarchical_all_to_all])
+@pytest.mark.parametrize(
+    "form", [hierarchical_all_reduce, hierarchical_all_gather, flat_all_to_all, two_level_all_to_all]
+)
 def test_one_tier_is_the_ring(form):
     flat = {
         hierarchical_all_reduce: ring_all_reduce,
         hierarchical_all_gather: ring_all_gather,
-        hierarchical_all_to_all: pairwise_all_to_all,
+        flat_all_to_all: pairwise_all_to_all,
+        two_level_all_to_all: pairwise_all_to_all,
     }[form]
     tiers = form(1e8, [8, 1], bandwidths=[1e11, 1e10], latencies=[2e-6, 9e-6])
     assert tiers == pytest.approx(flat(1e8, 8, **LINK), rel=1e-12)
@@ -87,8 +91,24 @@ def test_equal_tiers_move_the_bytes_of_one_ring():
 
 def test_all_to_all_over_nodes_is_bound_by_the_network():
     # 8 nodes of 8: 56/64 of the buffer leaves over 50 GB/s, 7/64 stays inside at 450 GB/s.
-    t = hierarchical_all_to_all(64e6, [8, 8], bandwidths=[450e9, 50e9], latencies=[1e-6, 5e-6])
-    assert t == pytest.approx(56e6 / 50e9 + 7e-6 + 35e-6, rel=1e-12)
+    far = {"bandwidths": [450e9, 50e9], "latencies": [1e-6, 5e-6]}
+    t = flat_all_to_all(64e6, [8, 8], **far)
+    assert t == pytest.approx(56e6 / 50e9 + 7e-6 + 56 * 5e-6, rel=1e-12)
+    # Gathered first: seven messages to the network, but everything crosses the links before.
+    t = two_level_all_to_all(64e6, [8, 8], **far)
+    assert t == pytest.approx(56e6 / 50e9 + 7e-6 + 35e-6 + 56e6 / 450e9, rel=1e-12)
+
+
+def test_the_emptiest_unit_carries_what_leaves_it():
+    # Twelve ranks on nodes of eight: the four on the second node have half of the links of the eight on the first.
+    far = {"bandwidths": [450e9, 50e9], "latencies": [0.0, 0.0]}
+    full = hierarchical_all_reduce(64e6, [1, 2], **far, carriers=[8, 12])
+    assert hierarchical_all_reduce(64e6, [1, 2], **far, carriers=[4, 12]) == pytest.approx(2 * full, rel=1e-12)
+    assert flat_ring(64e6, [8, 2], 2, **far, carriers=[4, 12]) == pytest.approx(
+        2 * flat_ring(64e6, [8, 2], 2, **far, carriers=[8, 16]), rel=1e-12
+    )
+    leaving = flat_all_to_all(64e6, [8, 2], **far, carriers=[4, 12], ranks=12)
+    assert leaving == pytest.approx(64e6 * 8 / 12 / 50e9, rel=1e-12)
 
 
 def test_tiers_broadcast_over_plans():

@@ -6,7 +6,7 @@ import pytest
 from perfmodel.errors import PlanError
 from perfmodel.parallel.grid import concurrency_ladder, plans, serving_splits
 from perfmodel.parallel.groups import RankGroup, rank_group
-from perfmodel.parallel.placement import members_per_tier
+from perfmodel.parallel.placement import place
 from perfmodel.parallel.rules import judge, structural_rules
 
 
@@ -79,8 +79,34 @@ def test_groups_multiply_to_the_world():
     ],
 )
 def test_placement_counts_members_per_unit(ranks, stride, tiers, expected):
-    found = members_per_tier(RankGroup(float(ranks), float(stride)), tuple(map(float, tiers)))
-    assert tuple(float(n) for n in found) == tuple(map(float, expected))
+    found = place(RankGroup(float(ranks), float(stride)), tuple(map(float, tiers)))
+    assert tuple(float(n) for n in found.levels) == tuple(map(float, expected))
+
+
+def laid_out(ranks, stride, replicas_of_it, devices):
+    """Units of the worst-placed group among those that share a replica, and members in the emptiest and fullest."""
+    block = ranks * stride
+    worst = (1, ranks, ranks)
+    for start in range(0, block * replicas_of_it, block):
+        for offset in range(stride):
+            where = [(start + offset + i * stride) // devices for i in range(ranks)]
+            held = [where.count(unit) for unit in sorted(set(where))]
+            worst = max(worst, (len(held), min(held), max(held)), key=lambda found: (found[0], -found[1]))
+    return worst
+
+
+@pytest.mark.parametrize("devices", [2, 4, 8, 16, 72])
+@pytest.mark.parametrize("stride", [1, 2, 3, 4, 8, 16])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 6, 8, 12, 16, 24])
+def test_placement_finds_the_worst_group_of_a_replica(ranks, stride, devices):
+    for copies in (1, 2, 3, 4, 6):
+        world = float(ranks * stride * copies)
+        found = place(RankGroup(float(ranks), float(stride), world), (float(devices), 1e6))
+        units, emptiest, _ = laid_out(ranks, stride, copies, devices)
+        assert float(found.outside(0)) == units
+        # With a stride that does not divide the step of the blocks, one member fewer may be counted, never more.
+        assert emptiest - 1 <= float(found.carriers[0]) <= emptiest
+        assert float(found.levels[0]) * units >= ranks
 
 
 def reasons(grid, divisors, layers=8, max_devices=1024):

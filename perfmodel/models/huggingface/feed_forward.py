@@ -88,6 +88,9 @@ def experts(fields: Fields, style: Style) -> MixtureOfExperts:
     names = ("shared_expert_intermediate_size", "moe_shared_expert_intermediate_size", "share_expert_dim")
     shared = fields.integer(*names, "shared_intermediate_size", default=number * inner, minimum=0)
     routing = fields.flag("use_routing_bias", "use_moe_router_bias", default=style.router_bias)
+    groups = fields.integer("n_group", default=0, minimum=0)
+    limit = fields.integer("topk_group", default=0, minimum=0)
+    limited = 0 < limit < groups
     return MixtureOfExperts(
         hidden_size(fields),
         count,
@@ -99,4 +102,6 @@ def experts(fields: Fields, style: Style) -> MixtureOfExperts:
         shared_intermediate=shared,
         shared_gate=bool(shared) and style.shared_gate,
         latent=fields.integer("moe_latent_size", default=0),
+        groups=groups if limited else 0,
+        group_limit=limit if limited else 0,
     )

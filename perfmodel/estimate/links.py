@@ -1,0 +1,142 @@
+"""Links of one group: what the tiers of a fabric give it where its ranks lie [B/s, s]."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from perfmodel.arrays import Floats, as_floats
+from perfmodel.costs.collectives import effective_bandwidth
+from perfmodel.hardware.fabric import System
+from perfmodel.parallel.groups import RankGroup
+from perfmodel.parallel.placement import Placement, place
+
+LINK_EFFICIENCY = 0.8
+"""Share of a link's datasheet bandwidth that large transfers reach where nothing was measured.
+
+All-gather and reduce-scatter of NCCL reach 361 to 363 of 450 GB/s on eight H200 (ml-engineering, network benchmarks).
+"""
+
+NETWORK_EFFICIENCY = 0.94
+"""Part of the network's bandwidth that large transfers between nodes reach.
+
+All-reduce bus bandwidth of 32 GPUs: 192 of 200 GB/s per node on DGX A100, 370 of 400 on DGX H100 (NVIDIA GTC 2025,
+session S72583).
+"""
+
+_TOPOLOGIES = {"switched": "switch", "fat-tree": "switch"}
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """A group of ranks on the tiers of a system.
+
+    Parameters
+    ----------
+    system : System
+        Fabric.
+    placement : Placement
+        Members and units of the group per tier, arrays over plans.
+    """
+
+    system: System
+    placement: Placement
+
+    def exact(self, pattern: str = "ring") -> list[Floats]:
+        """Bandwidth of one device on every tier, by datasheet [B/s].
+
+        Parameters
+        ----------
+        pattern : str
+            One of `perfmodel.costs.collective_bounds.PATTERNS`.
+
+        Returns
+        -------
+        list of float or array
+            One-way bandwidth per device, innermost tier first [B/s].
+        """
+        rates: list[Floats] = []
+        for tier, parts in zip(self.system.tiers, self.placement.levels, strict=True):
+            topology = _TOPOLOGIES.get(tier.topology, tier.topology)
+            wired = effective_bandwidth(topology, parts, float(tier.devices), tier.bandwidth, pattern=pattern)
+            rates.append(as_floats(wired) / tier.oversubscription)
+        return rates
+
+    def usable(self, pattern: str = "ring") -> list[Floats]:
+        """Bandwidth of one device on every tier that large transfers reach [B/s].
+
+        Parameters
+        ----------
+        pattern : str
+            One of `perfmodel.costs.collective_bounds.PATTERNS`.
+
+        Returns
+        -------
+        list of float or array
+            One-way bandwidth per device, innermost tier first [B/s].
+        """
+        inside = self.system.domain
+        return [
+            as_floats(rate) * (LINK_EFFICIENCY if tier <= inside else NETWORK_EFFICIENCY)
+            for tier, rate in enumerate(self.exact(pattern))
+        ]
+
+    @property
+    def delays(self) -> list[Floats]:
+        """Time of the shortest message on every tier [s]."""
+        return [tier.latency_s for tier in self.system.tiers]
+
+    @property
+    def domain_ranks(self) -> Floats:
+        """Members in the fullest scale-up domain."""
+        return self.placement.inside(self.system.domain)
+
+    @property
+    def domains(self) -> Floats:
+        """Scale-up domains that the group spans."""
+        return self.placement.outside(self.system.domain)
+
+    def network(self, rates: list[Floats]) -> tuple[Floats, Floats]:
+        """Bandwidth and latency between scale-up domains: the slowest rate and the longest way of the tiers crossed.
+
+        Parameters
+        ----------
+        rates : list of float or array
+            Bandwidth per device of every tier [B/s].
+
+        Returns
+        -------
+        tuple of float or array
+            Bandwidth per device, infinite for a group inside one domain [B/s], and latency [s].
+        """
+        rate: Floats = as_floats(np.inf)
+        delay: Floats = as_floats(0.0)
+        for tier in range(self.system.domain + 1, len(self.system.tiers)):
+            crossed = as_floats(self.placement.levels[tier]) > 1
+            rate = np.where(crossed, np.minimum(rate, rates[tier]), rate)
+            delay = np.where(crossed, np.maximum(delay, self.system.tiers[tier].latency_s), delay)
+        return rate, delay
+
+
+def links_of_group(system: System, group: RankGroup) -> Links:
+    """Place a group on the fabric of a system.
+
+    Parameters
+    ----------
+    system : System
+        Fabric.
+    group : RankGroup
+        Size, stride and the replica around it, arrays over plans.
+
+    Returns
+    -------
+    Links
+        What the tiers give it.
+
+    Examples
+    --------
+    >>> from perfmodel.hardware.catalog import load_system
+    >>> links = links_of_group(load_system("hgx-h100"), RankGroup(16.0, 1.0))
+    >>> float(links.domain_ranks), float(links.domains), [float(rate) / 1e9 for rate in links.exact()]
+    (8.0, 2.0, [450.0, 50.0])
+    """
+    return Links(system, place(group, tuple(float(tier.devices) for tier in system.tiers)))
