@@ -29,8 +29,8 @@ def rank_group(grid: PlanGrid, name: str) -> RankGroup:
     """Ranks of one parallel dimension.
 
     Ranks are numbered with tensor parallelism fastest, then context, data and pipeline parallelism, so that the
-    groups that talk most are nearest; a stage begins with a unit of the fabric. Expert groups partition the tp x cp x dp ranks of a stage (they do not
-    multiply them), the ranks that share one expert being nearest.
+    groups that talk most are nearest; a stage begins with a unit of the fabric. Expert groups partition the
+    tp x cp x dp ranks of a stage (they do not multiply them), the ranks that share one expert being nearest.
 
     Parameters
     ----------
