@@ -3,9 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy.typing as npt
+
+from perfmodel.arrays import as_floats
 from perfmodel.costs.formats import get_format
 from perfmodel.errors import NothingFeasibleError, PlanError, UnitError
 from perfmodel.estimate.kernel_checks import load_kernels
+from perfmodel.estimate.open_loop import at_rate
 from perfmodel.estimate.pools import Link
 from perfmodel.estimate.result import Estimate
 from perfmodel.estimate.serving import predict_serving
@@ -130,6 +134,8 @@ def predict(
     precision: str | None = None,
     kv: str | None = None,
     engine: str = "neutral",
+    rate: npt.ArrayLike | None = None,
+    load: Mapping[str, Any] | None = None,
 ) -> Estimate:
     """Predict serving latency, throughput and memory of one plan or of a million.
 
@@ -149,6 +155,11 @@ def predict(
         KV-cache format.
     engine : str
         Engine profile, where `system` is not a `Target`.
+    rate : float or array, optional
+        Requests that arrive per second at one replica, at random; the plans' concurrency then follows from it, and
+        the estimate has quantiles of the TTFT, the mean number in flight and the utilisation.
+    load : mapping, optional
+        Further fields of the `Workload`.
 
     Returns
     -------
@@ -161,16 +172,25 @@ def predict(
     >>> estimate = predict("llama-3.1-8b", "hgx-h100", plans(tp=[1, 2], concurrency=8), isl="1k", osl=128)
     >>> bool(estimate["tpot_s"][1] < estimate["tpot_s"][0])
     True
+    >>> estimate = predict("llama-3.1-8b", "hgx-h100", plans(tp=1), isl="1k", osl=128, rate=[2.0, 8.0])
+    >>> bool(estimate["ttft_p99_s"][1] > estimate["ttft_p99_s"][0] > estimate["ttft_s"][0])
+    True
     """
     spec = load_model(model) if isinstance(model, str) else model
     on = system if isinstance(system, Target) else target(system, engine)
-    return predict_serving(spec, on, plan, Workload(_tokens(isl), _tokens(osl)), precision_of(spec, precision, kv, on))
+    workload = Workload(_tokens(isl), _tokens(osl), **(load or {}))
+    formats = precision_of(spec, precision, kv, on)
+    if rate is None:
+        return predict_serving(spec, on, plan, workload, formats)
+    return at_rate(lambda grid, asked: predict_serving(spec, on, grid, asked, formats), plan, workload, as_floats(rate))
 
 
-def _limits(ttft: float | str | None, tpot: float | str | None, rate: float) -> Limits:
+def _limits(
+    ttft: float | str | None, tpot: float | str | None, rate: float, ttft_p99: float | str | None = None
+) -> Limits:
     seconds = {
         name: parse(value, "time") if isinstance(value, str) else float(value)
-        for name, value in (("ttft_s", ttft), ("tpot_s", tpot))
+        for name, value in (("ttft_s", ttft), ("tpot_s", tpot), ("ttft_p99_s", ttft_p99))
         if value is not None
     }
     return Limits(**seconds, rate=rate)
@@ -186,10 +206,11 @@ def rank(
     ttft: float | str | None = None,
     tpot: float | str | None = None,
     rate: float = 0.0,
+    ttft_p99: float | str | None = None,
     precision: str | None = None,
     kv: str | None = None,
     engine: str = "neutral",
-    load: Mapping[str, float] | None = None,
+    load: Mapping[str, Any] | None = None,
     **chosen: Any,
 ) -> Ranking:
     """Rank every split of a number of devices for serving.
@@ -208,6 +229,8 @@ def rank(
         Limits, in seconds or with a unit ("50ms").
     rate : float
         Requests per second that must be sustained.
+    ttft_p99 : float or str, optional
+        Limit for 99 requests in 100, under Poisson arrivals.
     precision : str, optional
         Weight format; the checkpoint's by default.
     kv : str, optional
@@ -215,7 +238,7 @@ def rank(
     engine : str
         Engine profile, where `system` is not a `Target`.
     load : mapping, optional
-        Further fields of the `Workload`: prefix_hit, draft_tokens, acceptance, draft_cost, waves.
+        Further fields of the `Workload`: arrivals, prefix_hit, draft_tokens, acceptance, draft_cost, waves.
     **chosen
         Knobs held at one value: tp, pp, dp, ep, moe_tp, concurrency.
 
@@ -241,9 +264,9 @@ def rank(
         spec,
         on,
         gpus,
-        Workload(_tokens(isl), _tokens(osl), **(load or {})),  # type: ignore[arg-type]
+        Workload(_tokens(isl), _tokens(osl), **(load or {})),
         precision_of(spec, precision, kv, on),
-        _limits(ttft, tpot, rate),
+        _limits(ttft, tpot, rate, ttft_p99),
         chosen={k: int(v) for k, v in chosen.items() if v is not None},
     )
 
@@ -307,7 +330,7 @@ def compare(
     precision: str | None = None,
     kv: str | None = None,
     engine: str = "neutral",
-    load: Mapping[str, float] | None = None,
+    load: Mapping[str, Any] | None = None,
     **chosen: Any,
 ) -> Comparison:
     """Rank deployments with separate prefill and decode workers beside those whose workers do both.
@@ -365,7 +388,7 @@ def compare(
     first = on
     if prefill_system is not None:
         first = prefill_system if isinstance(prefill_system, Target) else target(prefill_system, engine)
-    workload = Workload(_tokens(isl), _tokens(osl), **(load or {}))  # type: ignore[arg-type]
+    workload = Workload(_tokens(isl), _tokens(osl), **(load or {}))
     held = {k: int(v) for k, v in chosen.items() if v is not None}
     limits, formats = _limits(ttft, tpot, rate), precision_of(spec, precision, kv, on)
     both: dict[str, Any] = {"together": None, "separate": None}

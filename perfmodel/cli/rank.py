@@ -11,6 +11,13 @@ from perfmodel.cli import options
 from perfmodel.cli.options import Format
 
 
+class Arrivals(StrEnum):
+    """How requests come."""
+
+    closed = "closed"
+    poisson = "poisson"
+
+
 class Workers(StrEnum):
     """Who computes prompts and tokens."""
 
@@ -32,6 +39,12 @@ def serving(
     ttft: Annotated[str | None, typer.Option(help="Longest mean time to first token, for instance 2s.")] = None,
     tpot: Annotated[str | None, typer.Option(help="Longest mean time per output token, for instance 50ms.")] = None,
     rate: Annotated[float, typer.Option(help="Requests per second that must be sustained.")] = 0.0,
+    arrivals: Annotated[
+        Arrivals, typer.Option(help="closed: a finished request is replaced at once; poisson: at random.")
+    ] = Arrivals.closed,
+    ttft_p99: Annotated[
+        str | None, typer.Option("--ttft-p99", help="Longest TTFT of 99 requests in 100, under Poisson arrivals.")
+    ] = None,
     precision: options.Precision = None,
     kv: options.KvFormat = None,
     engine: options.EngineName = "neutral",
@@ -80,6 +93,7 @@ def serving(
         "precision": precision,
         "kv": kv,
         "load": {
+            "arrivals": arrivals.value,
             "prefix_hit": prefix_hit,
             "draft_tokens": draft_tokens,
             "acceptance": acceptance,
@@ -90,7 +104,10 @@ def serving(
         "dp": dp,
         "ep": ep,
     }
+    late = options.seconds(ttft_p99, "ttft-p99")
     if workers is not Workers.together:
+        if late is not None:
+            raise PlanError("--ttft-p99 needs --workers together")
         if pareto or concurrency is not None:
             raise PlanError("--pareto and --concurrency need --workers together")
         comparison = api.compare(
@@ -106,7 +123,7 @@ def serving(
         return
     if prefill_system or link or layerwise:
         raise PlanError("--prefill-system, --link and --layerwise need --workers separate or both")
-    ranking = api.rank(spec, on, **asked, concurrency=concurrency)
+    ranking = api.rank(spec, on, **asked, ttft_p99=late, concurrency=concurrency)
     if pareto:
         ranking = ranking.front()
     _deliver(report, ranking, on.system, top, format, output)

@@ -16,6 +16,7 @@ from perfmodel.costs.serving import (
 )
 from perfmodel.errors import PlanError
 from perfmodel.estimate.footprint import Footprint, serving_footprint
+from perfmodel.estimate.open_loop import open_loop
 from perfmodel.estimate.result import BOUNDS, Estimate
 from perfmodel.estimate.serving_columns import serving_columns
 from perfmodel.estimate.serving_rules import serving_rules
@@ -142,10 +143,11 @@ def running_requests(grid: PlanGrid, footprint: Footprint) -> Floats:
 def predict_serving(
     model: ModelSpec, target: Target, grid: PlanGrid, workload: Workload, precision: Precision
 ) -> Estimate:
-    """Predict latency, throughput and memory of every plan under a closed loop of requests.
+    """Predict latency, throughput and memory of every plan under load.
 
-    `concurrency` requests are always in flight in a replica. A plan that cannot be, or does not fit, has a reason and
-    NaN in its latency columns.
+    In a closed loop `concurrency` requests are always in flight in a replica. Under Poisson arrivals it is the number
+    that a request sees, itself included, and the rate follows from it unless the workload gives one. A plan that
+    cannot be, or does not fit, has a reason and NaN in its latency columns.
 
     Parameters
     ----------
@@ -164,7 +166,8 @@ def predict_serving(
     -------
     Estimate
         Columns ttft_s, tpot_s, tokens_per_s, tokens_per_s_per_gpu, requests_per_s, memory_bytes with its parts,
-        decode and prefill times with their parts and bounds.
+        decode and prefill times with their parts and bounds; under Poisson arrivals also the quantiles of the TTFT,
+        in_flight and prefill_busy.
 
     Raises
     ------
@@ -184,25 +187,28 @@ def predict_serving(
     decode_s = decode_token_s(model, grid, workload, steps)
     prefill_s = as_floats(steps.prefill.seconds)
     # A prompt occupies each stage for its share of the layers, so prompts of a pipeline overlap.
-    occupied_s = engine.interference * as_floats(steps.marginal_s) / grid.pp * longest
-    # Of the prompts of a wave in lockstep, the half that goes first is waited for before the first token.
-    stalling = 1.0 - engine.lockstep / 2.0
-    tpot = interleaved_tpot(decode_s, occupied_s, running, workload.osl, interference=stalling)
-    seen = streaming_delay(target, steps, decode_s, tpot)
-    started: Floats = prefill_s + engine.request_s + seen
-    started = started + first_wave_wait(occupied_s, running, workload.waves, lockstep=engine.lockstep)
-    started = started + closed_loop_wait(occupied_s, running, started + workload.osl * tpot)
-    # Each request of a cycle is prefilled once, so the cycle is never shorter than all of their prompts.
-    started = pool_limited_ttft(started, tpot, workload.osl, running, 1.0 / as_floats(occupied_s))
-    ttft = started + slot_wait(per_rank, running, started + workload.osl * tpot)
-    cycle = ttft + (workload.osl - 1.0) * tpot
-    rate = grid.concurrency / cycle
+    occupied_s = as_floats(engine.interference * as_floats(steps.marginal_s) / grid.pp * longest)
+    more: dict[str, npt.NDArray[np.float64]] = {}
+    if workload.arrivals == "poisson":
+        more = open_loop(
+            workload,
+            decode_s=decode_s,
+            prompt_s=prefill_s + engine.request_s,
+            occupied_s=occupied_s,
+            seen=running,
+            streaming=lambda token_s: streaming_delay(target, steps, decode_s, token_s),
+        )
+        ttft, tpot, rate = (more.pop(name) for name in ("ttft_s", "tpot_s", "rate"))
+        rate = as_floats(rate * grid.dp)
+    else:
+        ttft, tpot = _closed_loop(target, workload, steps, decode_s, occupied_s, running, per_rank)
+        rate = grid.concurrency / (ttft + (workload.osl - 1.0) * tpot)
     verdicts = judge(grid.shape, serving_rules(model, target, grid, steps.footprint))
     columns = serving_columns(
-        grid, workload, steps.footprint, steps.decode, steps.prefill, ttft=ttft, tpot=tpot, rate=rate
+        grid, workload, steps.footprint, steps.decode, steps.prefill, ttft=ttft, tpot=tpot, rate=rate, **more
     )
     hidden = ~verdicts.feasible
-    for name in ("ttft_s", "tpot_s", "requests_per_s", "tokens_per_s", "tokens_per_s_per_gpu"):
+    for name in ("ttft_s", "tpot_s", "requests_per_s", "tokens_per_s", "tokens_per_s_per_gpu", *more):
         columns[name] = np.where(hidden, np.nan, columns[name])
     capacity = steps.footprint.requests * grid.dp
     full = np.broadcast_to(grid.concurrency + grid.dp > capacity, grid.shape).ravel()
@@ -220,6 +226,29 @@ def predict_serving(
         },
     }
     return Estimate(grid, columns, verdicts, context)
+
+
+def _closed_loop(
+    target: Target,
+    workload: Workload,
+    steps: ServingSteps,
+    decode_s: npt.NDArray[np.float64],
+    occupied_s: npt.NDArray[np.float64],
+    running: Floats,
+    per_rank: Floats,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """TTFT and TPOT where a finished request is replaced at once."""
+    engine = target.engine
+    # Of the prompts of a wave in lockstep, the half that goes first is waited for before the first token.
+    stalling = 1.0 - engine.lockstep / 2.0
+    tpot = as_floats(interleaved_tpot(decode_s, occupied_s, running, workload.osl, interference=stalling))
+    seen = streaming_delay(target, steps, decode_s, tpot)
+    started: Floats = as_floats(steps.prefill.seconds) + engine.request_s + seen
+    started = started + first_wave_wait(occupied_s, running, workload.waves, lockstep=engine.lockstep)
+    started = started + closed_loop_wait(occupied_s, running, started + workload.osl * tpot)
+    # Each request of a cycle is prefilled once, so the cycle is never shorter than all of their prompts.
+    started = pool_limited_ttft(started, tpot, workload.osl, running, 1.0 / occupied_s)
+    return as_floats(started + slot_wait(per_rank, running, started + workload.osl * tpot)), tpot
 
 
 def decode_token_s(

@@ -20,6 +20,7 @@ def serving_columns(
     ttft: Floats,
     tpot: Floats,
     rate: Floats,
+    **more: Floats,
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Lay out what is known of every plan as columns.
 
@@ -37,6 +38,8 @@ def serving_columns(
         Latencies [s].
     rate : float or array
         Requests per second of one replica [1/s].
+    **more
+        Further columns by name.
 
     Returns
     -------
@@ -80,5 +83,6 @@ def serving_columns(
         "prefill_measured_share": as_floats(prefill.basis.get("measured", 0.0)) / prefill.seconds,
         "bound_decode": decode.bound().astype(np.float64),
         "bound_prefill": prefill.bound().astype(np.float64),
+        **more,
     }
     return {name: np.broadcast_to(as_floats(v), grid.shape).ravel() for name, v in values.items()}

@@ -1,6 +1,7 @@
 """Workload: the requests that a deployment serves: lengths, arrivals, reuse and drafting."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -21,6 +22,11 @@ class Workload:
     waves : float
         How many times its concurrency a closed loop sends in all, the first wave at once; infinite for a load that
         has run for long.
+    arrivals : str
+        "closed": a finished request is replaced at once. "poisson": requests arrive at random, independently.
+    rate : float or array
+        Requests per second that arrive at one attention-data-parallel rank, under Poisson arrivals; by default what
+        keeps the plan's concurrency in flight [1/s].
     prefix_hit : float
         Share of the input tokens whose cache is found and not computed again [1].
     draft_tokens : int
@@ -34,6 +40,8 @@ class Workload:
     isl: Floats
     osl: Floats
     waves: float = np.inf
+    arrivals: Literal["closed", "poisson"] = "closed"
+    rate: Floats = np.nan
     prefix_hit: float = 0.0
     draft_tokens: int = 0
     acceptance: float = 0.7
@@ -47,6 +55,12 @@ class Workload:
                 raise PlanError(f"{name} must be a whole number of tokens, at least 1, not {value[wrong].ravel()[0]:g}")
         if not self.waves >= 1:
             raise PlanError(f"waves must be at least 1, not {self.waves:g}")
+        if self.arrivals not in ("closed", "poisson"):
+            raise PlanError(f"arrivals must be closed or poisson, not {self.arrivals!r}")
+        if np.any(as_floats(self.rate) < 0):
+            raise PlanError("rate must not be negative")
+        if self.arrivals == "poisson" and np.any(as_floats(self.osl) < 2):
+            raise PlanError("Poisson arrivals need an osl of at least 2: nothing decodes with 1")
         for name, top in (("prefix_hit", 1.0), ("acceptance", 1.0), ("draft_cost", np.inf), ("draft_tokens", 16)):
             if not 0 <= getattr(self, name) <= top:
                 raise PlanError(f"{name} must lie between 0 and {top:g}, not {getattr(self, name):g}")

@@ -172,6 +172,8 @@ def rank_separate(
     limits = limits or Limits()
     if gpus < 2:
         raise PlanError(f"separate workers need at least 2 GPUs, not {gpus}")
+    if workload.arrivals != "closed" or np.isfinite(limits.ttft_p99_s):
+        raise PlanError("separate workers are predicted in a closed loop only; Poisson arrivals need common workers")
     chosen = {k: v for k, v in (chosen or {}).items() if k != "concurrency"}
     splits = _worker_splits(model, gpus - 1, chosen)
     link = link or outermost(prefill)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from perfmodel.costs.formats import get_format
 from perfmodel.errors import NothingFeasibleError, PlanError
+from perfmodel.estimate.open_loop import SPARE_DEVIATIONS
 from perfmodel.estimate.result import Estimate
 from perfmodel.estimate.serving import predict_serving, serving_steps
 from perfmodel.estimate.target import Target
@@ -38,14 +39,17 @@ class Limits:
         Longest mean time per output token after the first [s].
     rate : float
         Requests per second that all replicas together must sustain [1/s].
+    ttft_p99_s : float
+        Longest time to first token of 99 requests in 100, under Poisson arrivals [s].
     """
 
     ttft_s: float = np.inf
     tpot_s: float = np.inf
     rate: float = 0.0
+    ttft_p99_s: float = np.inf
 
     def __post_init__(self) -> None:
-        for name in ("ttft_s", "tpot_s"):
+        for name in ("ttft_s", "tpot_s", "ttft_p99_s"):
             if not getattr(self, name) > 0:
                 raise PlanError(f"{name} must be above zero, not {getattr(self, name):g}")
         if self.rate < 0:
@@ -215,6 +219,10 @@ def rank_serving(
         **{name: getattr(splits, name)[..., None] for name in KNOBS if name != "concurrency"}, concurrency=ladder
     )
     estimate = predict_serving(model, target, grid, workload, precision)
+    if workload.arrivals == "poisson":
+        estimate = replace(estimate, columns={**estimate.columns, "utilisation": _utilisation(estimate)})
+    elif np.isfinite(limits.ttft_p99_s):
+        raise PlanError("a limit for 99 % of requests needs Poisson arrivals: a closed loop has no distribution")
     estimate = replace(
         estimate, verdicts=judge(grid.shape, (*estimate.verdicts.rules, *_limit_rules(estimate, limits, gpus)))
     )
@@ -234,6 +242,16 @@ def _largest_concurrency(
     return int(np.clip(finite.max() if finite.size else 1.0, 1.0, MOST_REQUESTS))
 
 
+def _utilisation(estimate: Estimate) -> npt.NDArray[np.float64]:
+    """Rate of each plan over the largest that its split sustains at any concurrency that the cache holds."""
+    shape = estimate.grid.shape
+    concurrency = np.broadcast_to(estimate.grid.concurrency, shape)
+    held = concurrency + SPARE_DEVIATIONS * np.sqrt(concurrency) <= estimate["capacity_requests"].reshape(shape)
+    rate = estimate["requests_per_s"].reshape(shape)
+    most = np.max(np.where(held & np.isfinite(rate), rate, 0.0), axis=-1, keepdims=True)
+    return np.asarray(np.where(most > 0, rate / np.where(most > 0, most, 1.0), np.nan).ravel())
+
+
 def _limit_rules(estimate: Estimate, limits: Limits, gpus: int) -> tuple[Rule, ...]:
     """Rules of cache, latency and rate; NaN of a plan that is already infeasible breaks none of them.
 
@@ -244,6 +262,10 @@ def _limit_rules(estimate: Estimate, limits: Limits, gpus: int) -> tuple[Rule, .
     rate = estimate["requests_per_s"] * replicas
     shape = estimate.grid.shape
     concurrency = np.broadcast_to(estimate.grid.concurrency, shape).ravel()
+    if "in_flight" in estimate.columns:
+        # A Poisson number of requests swings about its mean; the cache holds them 99 % of the time.
+        concurrency = np.ceil(concurrency + SPARE_DEVIATIONS * np.sqrt(concurrency))
+    late = estimate.columns.get("ttft_p99_s", np.zeros(len(estimate)))
     room = estimate["capacity_requests"]
     return (
         Rule(
@@ -251,6 +273,7 @@ def _limit_rules(estimate: Estimate, limits: Limits, gpus: int) -> tuple[Rule, .
             (concurrency > room).reshape(shape),
             lambda i: f"the KV cache of {concurrency[i]:.0f} requests exceeds memory, which holds {room[i]:.0f}",
         ),
+        Rule("no arrivals", np.equal(rate, 0).reshape(shape), lambda _: "a request that sees no other has no rate"),
         Rule(
             f"TPOT above {format_time(limits.tpot_s)}" if np.isfinite(limits.tpot_s) else "TPOT",
             (tpot > limits.tpot_s).reshape(shape),
@@ -260,6 +283,11 @@ def _limit_rules(estimate: Estimate, limits: Limits, gpus: int) -> tuple[Rule, .
             f"TTFT above {format_time(limits.ttft_s)}" if np.isfinite(limits.ttft_s) else "TTFT",
             (ttft > limits.ttft_s).reshape(shape),
             lambda i: f"TTFT {format_time(float(ttft[i]))} is above {format_time(limits.ttft_s)}",
+        ),
+        Rule(
+            f"TTFT of 99% above {format_time(limits.ttft_p99_s)}" if np.isfinite(limits.ttft_p99_s) else "TTFT of 99%",
+            (late > limits.ttft_p99_s).reshape(shape),
+            lambda i: f"99% see a TTFT of up to {format_time(float(late[i]))}, above {format_time(limits.ttft_p99_s)}",
         ),
         Rule(
             f"fewer than {limits.rate:g} requests/s",
@@ -313,7 +341,8 @@ def nearest_miss(
         reached = code >= min(i for i, name in names.items() if name in late)
         replicas = gpus / np.broadcast_to(estimate.grid.devices, estimate.grid.shape).ravel()
         excess = np.zeros(len(estimate))
-        for column, limit in (("tpot_s", limits.tpot_s), ("ttft_s", limits.ttft_s)):
+        late_of = (("tpot_s", limits.tpot_s), ("ttft_s", limits.ttft_s), ("ttft_p99_s", limits.ttft_p99_s))
+        for column, limit in (pair for pair in late_of if pair[0] in estimate.columns):
             excess = np.maximum(excess, estimate[column] / limit)
         if limits.rate:
             excess = np.maximum(excess, limits.rate / (estimate["requests_per_s"] * replicas))

@@ -88,7 +88,11 @@ def table_rows(ranking: Ranking, top: int) -> tuple[list[str], list[list[str]]]:
     """
     moe = bool(np.any(ranking.estimate.grid.ep > 1)) or bool(np.any(ranking.estimate.grid.moe_tp > 1))
     header = ["rank", "replicas", "tp", "pp", "dp", *(["ep"] if moe else []), "conc", "TTFT", "TPOT", "tok/s/GPU"]
-    header += ["memory", "headroom", "bound in decode"]
+    arriving = "ttft_p99_s" in ranking.estimate.columns
+    if arriving:
+        header[-2:-2] = ["p99"]
+        header += ["load"]
+    header += ["memory", *([] if arriving else ["headroom"]), "bound in decode"]
     rows = []
     for rank in range(1, min(top, len(ranking)) + 1):
         row = ranking.row(rank)
@@ -100,10 +104,12 @@ def table_rows(ranking: Ranking, top: int) -> tuple[list[str], list[list[str]]]:
                 str(row["replicas"]),
                 *(str(row[k]) for k in ("tp", "pp", "dp", *(["ep"] if moe else []), "concurrency")),
                 format_time(float(row["ttft_s"])),
+                *([format_time(float(row["ttft_p99_s"]))] if arriving else []),
                 format_time(float(row["tpot_s"])),
                 three_digits(float(row["tokens_per_s_per_gpu"])),
+                *([f"{100 * float(row['utilisation']):.0f}%"] if arriving else []),
                 f"{format_size(float(row['memory_bytes']), binary=True)} {used:.0f}%",
-                format_size(max(float(device_bytes - row["memory_bytes"]), 0.0), binary=True),
+                *([] if arriving else [format_size(max(float(device_bytes - row["memory_bytes"]), 0.0), binary=True)]),
                 bound_text(row),
             ]
         )
@@ -136,6 +142,11 @@ def why_not(ranking: Ranking) -> str:
         )
     if len(np.unique(ranking.estimate.grid.pp)) > 1:
         text += f"\n Rates within {100 * NEAR_TIE:.0f}% of each other count as equal: fewer pipeline stages come first."
+    if "ttft_p99_s" in ranking.estimate.columns:
+        text += (
+            "\n Poisson arrivals; conc: what a request sees in flight; load: of the most that the plan sustains."
+            "\n p99: TTFT that 99 of 100 requests stay within, if prompts are alike and go one by one before decode steps."
+        )
     return "\n ".join([text, *latency_remark(ranking.limits, ranking.row(1))])
 
 

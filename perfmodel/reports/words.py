@@ -101,7 +101,7 @@ def latency_remark(limits: Limits, row: Mapping[str, Any]) -> list[str]:
     """
     used = float(row["memory_bytes"] / row["memory_capacity_bytes"])
     full = f"memory {100 * used:.0f}% full" if used >= NEARLY_FULL or row["bound"] == "capacity" else ""
-    if not np.isfinite(limits.tpot_s) and not np.isfinite(limits.ttft_s):
+    if not np.isfinite([limits.tpot_s, limits.ttft_s, limits.ttft_p99_s]).any():
         cause = f" ({full})" if full else ""
         return [f"No latency limit was given, so concurrency rises while that pays{cause}; --ttft and --tpot set one."]
     return [f"The best plan has its {full}: a longer request, or one more, would wait."] if full else []

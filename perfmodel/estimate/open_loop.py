@@ -1,0 +1,139 @@
+"""Open loop: latency, its quantiles and the requests in flight where requests arrive at random, not one for one."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from perfmodel.arrays import Floats, as_floats
+from perfmodel.costs.arrivals import poisson_rate, poisson_tpot, poisson_wait, poisson_wait_quantile
+from perfmodel.errors import PlanError
+from perfmodel.estimate.result import Estimate
+from perfmodel.estimate.workload import Workload
+from perfmodel.parallel.grid import PlanGrid
+from perfmodel.parallel.rules import Rule, judge
+
+QUANTILES = {"ttft_p50_s": 0.50, "ttft_p90_s": 0.90, "ttft_p99_s": 0.99}
+"""Quantiles of the time to first token, by column."""
+
+SPARE_DEVIATIONS = 2.33
+"""Standard deviations of a Poisson number of requests that the cache must hold beyond the mean: 99 % of the time."""
+
+_CALLS = 14  # halvings of the concurrencies from 1 to 8192
+
+
+def open_loop(
+    workload: Workload,
+    *,
+    decode_s: Floats,
+    prompt_s: Floats,
+    occupied_s: Floats,
+    seen: Floats,
+    streaming: Callable[[Floats], Floats],
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Latencies and rates of one attention-data-parallel rank under Poisson arrivals.
+
+    Parameters
+    ----------
+    workload : Workload
+        Output length, and the rate where one is given.
+    decode_s : float or array
+        Time of a token with no prompt beside it, of the requests that one of them sees [s].
+    prompt_s : float or array
+        From the start of a prompt's own prefill until its end, host time included [s].
+    occupied_s : float or array
+        Time that a prompt takes from the rank [s].
+    seen : float or array
+        Requests in flight that one of them sees, itself included; decides the rate where none is given.
+    streaming : callable
+        Time of a token -> delay from the end of a prefill until its token is seen [s].
+
+    Returns
+    -------
+    dict
+        ttft_s and its quantiles, tpot_s, rate (requests per second of the rank), in_flight (mean number, waiting ones
+        included) and prefill_busy (share of the time spent on prompts).
+    """
+    osl = as_floats(workload.osl)
+    given = as_floats(workload.rate)
+    rate = np.where(np.isnan(given), poisson_rate(decode_s, occupied_s, seen, osl), given)
+    tpot = as_floats(poisson_tpot(decode_s, occupied_s, rate, osl))
+    busy = -np.expm1(-rate * (osl - 1.0) * tpot)  # of a Poisson number of requests, at least one decodes
+    wait = as_floats(poisson_wait(occupied_s, rate, decode_s, busy))
+    prompt_s = as_floats(prompt_s) + streaming(tpot)
+    ttft = wait + prompt_s
+    out = {
+        "ttft_s": ttft,
+        "tpot_s": tpot,
+        "rate": rate,
+        "in_flight": rate * (ttft + (osl - 1.0) * tpot),
+        "prefill_busy": np.minimum(rate * occupied_s, 1.0),
+    }
+    for name, quantile in QUANTILES.items():
+        out[name] = prompt_s + poisson_wait_quantile(occupied_s, rate, decode_s, busy=busy, quantile=quantile)
+    return out
+
+
+def at_rate(
+    predict: Callable[[PlanGrid, Workload], Estimate], grid: PlanGrid, workload: Workload, rate: Floats
+) -> Estimate:
+    """Find the requests in flight at which every plan sustains an arrival rate, and predict it there.
+
+    Parameters
+    ----------
+    predict : callable
+        Plans and a workload -> an estimate.
+    grid : PlanGrid
+        Plans; their concurrency is not read.
+    workload : Workload
+        Lengths and what is reused.
+    rate : float or array
+        Requests that arrive per second at one replica [1/s].
+
+    Returns
+    -------
+    Estimate
+        Plans with the concurrency found; one that cannot sustain the rate has a reason. `utilisation` is the rate
+        over the largest that the plan sustains.
+
+    Raises
+    ------
+    PlanError
+        If the rate is not above zero.
+    """
+    arriving = as_floats(rate)
+    if not np.all(np.isfinite(arriving) & (arriving > 0)):
+        raise PlanError("an arrival rate must be above zero requests per second")
+    open_ended = replace(workload, arrivals="poisson", rate=np.nan)
+
+    def at(concurrency: npt.NDArray[np.float64], load: Workload) -> Estimate:
+        return predict(replace(grid, concurrency=concurrency), load)
+
+    shape = np.broadcast_shapes(grid.shape, arriving.shape)
+    low = np.broadcast_to(grid.dp, shape).copy()
+    first = at(low, open_ended)
+    room = first["capacity_requests"].reshape(shape)
+    # The mean that leaves room for the swings of a Poisson number.
+    high = np.floor((np.sqrt(np.maximum(room, 1.0) + SPARE_DEVIATIONS**2 / 4.0) - SPARE_DEVIATIONS / 2.0) ** 2)
+    high = np.clip(high, low, 8192.0 * low)
+    most = at(high, open_ended)["requests_per_s"].reshape(shape)
+    for _ in range(_CALLS):
+        middle = np.floor((low + high) / 2.0)
+        enough = at(middle, open_ended)["requests_per_s"].reshape(shape) >= arriving
+        low, high = np.where(enough, low, middle + 1.0), np.where(enough, middle, high)
+        low = np.minimum(low, high)
+    found = at(high, replace(workload, arrivals="poisson", rate=arriving / grid.dp))
+    limit = np.broadcast_to(most, shape).ravel()
+    wanted = np.broadcast_to(arriving, shape).ravel()
+    rule = Rule(
+        "arrivals exceed what the plan sustains",
+        (wanted > limit).reshape(shape),
+        lambda i: f"{wanted[i]:.3g} requests/s arrive, and the replica sustains {limit[i]:.3g}",
+    )
+    verdicts = judge(shape, (*found.verdicts.rules, rule))
+    columns = dict(found.columns)
+    for name in ("ttft_s", "tpot_s", "requests_per_s", "tokens_per_s", "tokens_per_s_per_gpu", *QUANTILES):
+        columns[name] = np.where(verdicts.feasible, columns[name], np.nan)
+    columns["utilisation"] = wanted / limit
+    return Estimate(found.grid, columns, verdicts, found.context)
