@@ -145,7 +145,7 @@ def why_not(ranking: Ranking) -> str:
     if "ttft_p99_s" in ranking.estimate.columns:
         text += (
             "\n Poisson arrivals; conc: what a request sees in flight; load: of the most that the plan sustains."
-            "\n p99: TTFT that 99 of 100 requests stay within, if prompts are alike and go one by one before decode steps."
+            "\n p99: TTFT that 99 of 100 requests stay within, if prompts are alike and go singly before decode steps."
         )
     return "\n ".join([text, *latency_remark(ranking.limits, ranking.row(1))])
 
