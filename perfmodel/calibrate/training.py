@@ -148,16 +148,18 @@ def stack_toml(result: FittedStack, source: str) -> str:
         f'name = "{stack.name}, fitted"',
         f'attention = "{stack.attention}"',
     ]
-    lines += [f"{name} = {str(getattr(stack, name)).lower()}" for name in ("dropout", "fused_loss", "hidden_hops")]
+    switches = ("dropout", "fused_loss", "hidden_hops", "grouped_experts")
+    lines += [f"{name} = {str(getattr(stack, name)).lower()}" for name in switches]
     written = {field: key for field, (key, *_) in CONSTANTS.items()}
-    written |= {name: name for name in ("blend", "forward_kernels", "backward_kernels", "expert_kernels")}
+    counts = ("forward_kernels", "backward_kernels", "expert_kernels", "router_kernels")
+    written |= {name: name for name in ("blend", *counts)}
     written |= {name: name for name in ("gradient_bytes", "wgrad_bytes", "hidden_tp", "hidden_ep", "framework_bytes")}
     for field, key in written.items():
         value = getattr(stack, field)
         unit = "s" if field.endswith("_s") else "B" if field.endswith("_bytes") else ""
         text = f"{value:.5g}" if field != "framework_bytes" else f"{value:.0f}"
         shown = f'"{text} {unit}"' if unit else text
-        if field in ("forward_kernels", "backward_kernels", "expert_kernels"):
+        if field in counts:
             shown = f"{value:.0f}"
         origin = stack.provenance.get(field, f"default, or the stack {stack.id}")
         if field in result.fitted:

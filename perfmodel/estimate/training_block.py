@@ -18,6 +18,9 @@ BLOCK_PARTS = ("compute", "pointwise", "tp", "cp", "ep", "dp", "offload", "host"
 
 Parts = dict[str, Floats]
 
+ROUTER_BACKWARD = 2.0 / 3.0
+"""Backward over forward kernels of routing: counting and sorting tokens has no gradient."""
+
 
 @dataclass(frozen=True, slots=True)
 class BlockTime:
@@ -126,6 +129,9 @@ def block_time(
     # Collectives are launched like kernels.
     ahead_kernels: Floats = as_floats(stack.forward_kernels * launches)
     back_kernels: Floats = as_floats(stack.backward_kernels * launches)
+    if any(product.experts for product in work.products):
+        ahead_kernels = ahead_kernels + stack.router_kernels
+        back_kernels = back_kernels + ROUTER_BACKWARD * stack.router_kernels
     for product in work.products:
         if product.experts:
             ahead_kernels = ahead_kernels + stack.expert_kernels * as_floats(product.groups)

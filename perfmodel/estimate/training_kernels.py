@@ -34,6 +34,16 @@ does."""
 _QUANTISED = ("fp8", "fp8_block", "mxfp8", "nvfp4", "int8", "mxfp4")
 
 
+_CLOCKED = {"fill_bandwidth": -1.0, "store_bandwidth": -1.0, "tile_s": 1.0, "depth_s": 1.0}
+"""Coefficients that follow the clock of the multiprocessors, as rates or as times."""
+
+
+def _at_clock(calibration: KernelCalibration, slowdown: float) -> KernelCalibration:
+    """Calibration of a device that runs at a lower clock than when it was measured."""
+    scaled = {n: v * slowdown ** _CLOCKED[n] for n, v in calibration.coefficients.items() if n in _CLOCKED}
+    return replace(calibration, coefficients={**calibration.coefficients, **scaled})
+
+
 @dataclass(frozen=True, slots=True)
 class Kernels:
     """Times kernels of one target in one precision recipe.
@@ -93,10 +103,12 @@ class Kernels:
         f = get_format(format)
         # Both operands of a training product are quantised activations or weights of the same width.
         numbers["weight_bytes"] = numbers["activation_bytes"] = f.activation_bytes
+        # A lower clock slows the matrix units and what feeds them, not the memory.
+        numbers["peak_flops"] /= self._slowdown
         sizes = {"tokens": tokens, "out_features": out_features, "in_features": in_features}
         calibration = self._calibration(format)
         if calibration is not None:
-            seconds = call_form(calibration, sizes, numbers)
+            seconds = call_form(_at_clock(calibration, self._slowdown), sizes, numbers)
         else:
             m, n, k = map(as_floats, (tokens, out_features, in_features))
             seconds = roofline_time(
@@ -106,10 +118,12 @@ class Kernels:
                 memory_bandwidth=numbers["memory_bandwidth"],
             )
         work = as_floats(tokens) * out_features * in_features
-        return self._slowdown * np.where(work > 0, seconds, 0.0)
+        return np.where(work > 0, seconds, 0.0)
 
     def product(self, product: Product) -> tuple[Floats, Floats, Floats]:
         """Time of a linear layer: forward, input gradient, weight gradient.
+
+        The products of local experts stand side by side in one grouped kernel, or follow each other.
 
         Parameters
         ----------
@@ -121,13 +135,15 @@ class Kernels:
         tuple of float or array
             Three times [s].
         """
-        m, n, k, g = product.tokens, product.out_features, product.in_features, product.groups
+        m, n, k = product.tokens, product.out_features, product.in_features
+        # One product that is wider, or several.
+        wide, g = (product.groups, 1.0) if self.target.stack.grouped_experts else (1.0, product.groups)
         fmt, out = product.format, self.recipe.activation_bytes
-        wide, deep = as_floats(n) * g, as_floats(k) * g
-        forward = self.gemm(m, wide, k, fmt, out)
-        inputs = self.gemm(m, deep, n, fmt, out)
-        weights = 0.0 if product.frozen else self.gemm(n, deep, m, fmt, self.target.stack.wgrad_bytes)
-        return forward, inputs, weights
+        forward = g * as_floats(self.gemm(m, as_floats(n) * wide, k, fmt, out))
+        inputs = g * as_floats(self.gemm(m, as_floats(k) * wide, n, fmt, out))
+        if product.frozen:
+            return forward, inputs, 0.0
+        return forward, inputs, g * as_floats(self.gemm(n, as_floats(k) * wide, m, fmt, self.target.stack.wgrad_bytes))
 
     def cast(self, product: Product) -> tuple[Floats, Floats]:
         """Time to quantise a product's input, and its output's gradient.

@@ -26,7 +26,7 @@ class Stack:
     pointwise_efficiency : float
         Achieved part of the memory bandwidth in pointwise passes [1].
     clock_scale : float
-        Time of a kernel in a long training run over its time in a short benchmark [1].
+        Clock of the multiprocessors in a short benchmark over that in a long training run [1].
     clock_by_architecture : mapping of str to float
         The same for architectures that differ from it: some hold their clocks under load and some do not [1].
     host_kernel_s : float
@@ -37,8 +37,14 @@ class Stack:
         Kernels of one layer.
     blend : float
         Exponent of the blend of host and device time; large where the longer of the two decides [1].
+    grouped_experts : bool
+        Whether one kernel computes the products of all local experts, side by side, as in DeepGEMM and CUTLASS;
+        otherwise they are products of their own, one after the other, as in Transformer Engine.
     expert_kernels : float
         Kernels of one local expert in each of its products, forward; half as many again backward.
+    router_kernels : float
+        Kernels that a layer with experts has besides: routing, its loss, counting and permuting tokens, forward; two
+        thirds as many backward.
     dropout : bool
         Whether dropout masks are made, kept and applied.
     fused_loss : bool
@@ -73,7 +79,9 @@ class Stack:
     forward_kernels: float = 20.0
     backward_kernels: float = 35.0
     blend: float = 4.0
+    grouped_experts: bool = True
     expert_kernels: float = 0.0
+    router_kernels: float = 0.0
     dropout: bool = False
     fused_loss: bool = True
     gradient_bytes: float = 4.0
@@ -95,7 +103,7 @@ class Stack:
         return self.attention == "unfused"
 
     def slowdown(self, architecture: str) -> float:
-        """Time of a kernel in a long run over its time in a short benchmark.
+        """Clock of the multiprocessors in a short benchmark over that in a long run.
 
         Parameters
         ----------

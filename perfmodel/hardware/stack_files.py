@@ -38,6 +38,7 @@ class _StackFile(BaseModel):
     dropout: bool = False
     fused_loss: bool = True
     hidden_hops: bool = True
+    grouped_experts: bool = True
     systems: dict[str, str] = Field(default_factory=dict)
     attention_factor: _Factors | None = None
     clock_by_architecture: _Factors | None = None
@@ -49,6 +50,7 @@ class _StackFile(BaseModel):
     forward_kernels: _Value | None = None
     backward_kernels: _Value | None = None
     expert_kernels: _Value | None = None
+    router_kernels: _Value | None = None
     gradient_bytes: _Value | None = None
     wgrad_bytes: _Value | None = None
     hidden_tp: _Value | None = None
@@ -66,6 +68,7 @@ _NUMBERS: dict[str, tuple[str, str, float, float]] = {
     "forward_kernels": ("forward_kernels", "count", 0.0, 1e4),
     "backward_kernels": ("backward_kernels", "count", 0.0, 1e4),
     "expert_kernels": ("expert_kernels", "count", 0.0, 1e3),
+    "router_kernels": ("router_kernels", "count", 0.0, 1e3),
     "gradient_bytes": ("gradient_bytes", "size", 1.0, 8.0),
     "wgrad_bytes": ("wgrad_bytes", "size", 1.0, 16.0),
     "hidden_tp": ("hidden_tp", "fraction", 0.0, 1.0),
@@ -155,6 +158,7 @@ def _stack(path: Path, parsed: _StackFile) -> Stack:
         dropout=parsed.dropout,
         fused_loss=parsed.fused_loss,
         hidden_hops=parsed.hidden_hops,
+        grouped_experts=parsed.grouped_experts,
         systems=parsed.systems,
         provenance=provenance,
         **numbers,
