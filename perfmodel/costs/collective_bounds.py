@@ -177,6 +177,8 @@ def effective_bandwidth(
     >>> round(float(effective_bandwidth("ring", 16, 16, 90e9, pattern="all_to_all")) / 1e9, 2)
     21.09
     """
+    if topology == "switch":
+        return np.multiply(as_floats(bandwidth), np.ones_like(as_floats(ranks)))
     size = np.maximum(as_floats(domain_size), 2.0)
     n = np.clip(as_floats(ranks), 2.0, size)
     part = np.ones_like(n)

@@ -59,6 +59,7 @@ class _Inside:
 
     kernel: KernelCalibration
     time: Callable[[Floats], Floats]
+    whole: Floats
     source: str
 
 
@@ -105,9 +106,9 @@ def candidates(kind: str, payload: Floats, links: Links, target: Target) -> list
     alone = as_floats(links.domains) <= 1
     if target.collectives == "nccl" and kind in _ROUNDS:
         return [_as_nccl_expects(kind, size, links, target)]
-    measured = _measured(kind, links, target)
+    measured = _measured(kind, size, links, target)
     out = [
-        Candidate(inside.kernel.form, np.where(alone, inside.time(size), np.inf), inside.kernel.basis, inside.source)
+        Candidate(inside.kernel.form, np.where(alone, inside.whole, np.inf), inside.kernel.basis, inside.source)
         for inside in measured
     ]
     if measured and bool(np.all(alone)):
@@ -148,7 +149,7 @@ def _as_nccl_expects(kind: str, size: Floats, links: Links, target: Target) -> C
     return Candidate("nccl_model", seconds, "datasheet", f"{target.system.id} datasheet")
 
 
-def _measured(kind: str, links: Links, target: Target) -> list[_Inside]:
+def _measured(kind: str, size: Floats, links: Links, target: Target) -> list[_Inside]:
     """Measured collectives inside a scale-up domain: the library's, and the engine's own all-reduce."""
     library = target.kernels.find(kind, engine="nccl")
     if library is None:
@@ -164,7 +165,10 @@ def _measured(kind: str, links: Links, target: Target) -> list[_Inside]:
     def timer(kernel: KernelCalibration) -> Callable[[Floats], Floats]:
         return lambda nbytes: call_form(kernel, {"nbytes": np.maximum(nbytes, 1.0), "ranks": ranks}, numbers)
 
-    return [_Inside(k, timer(k), f"{k.owner(target.device.id)}/{k.engine} {k.version}".strip()) for k in found]
+    timed = [(k, timer(k)) for k in found]
+    return [
+        _Inside(k, time, time(size), f"{k.owner(target.device.id)}/{k.engine} {k.version}".strip()) for k, time in timed
+    ]
 
 
 def _reductions(kind: str, size: Floats, links: Links, target: Target, tiers: _Tiers) -> list[tuple[str, Floats]]:
@@ -201,7 +205,7 @@ def _reductions_around(
     """
     levels = _beyond(tiers, target.system.domain)
     reducing = [tier.in_network_reduction for tier in target.system.tiers]
-    whole = inside.time(size)
+    whole = inside.whole
     # What a ring of all ranks sends is more than the domains alone would: (n-1)/n and not (k-1)/k of the buffer.
     ranks, domains = as_floats(links.placement.ranks), as_floats(links.domains)
     passed = (ranks - 1.0) / ranks * domains / np.maximum(domains - 1.0, 1.0) * size
@@ -242,5 +246,5 @@ def _exchanges_around(
     sorted_first = tiers.call(two_level_all_to_all, size, levels=levels, ranks=ranks, memory_bandwidth=memory)
     return [
         ("flat_all_to_all", np.maximum(inside.time(size * share), outer + np.maximum(messages, 0.0))),
-        ("two_level_all_to_all", as_floats(inside.time(size)) + sorted_first),
+        ("two_level_all_to_all", as_floats(inside.whole) + sorted_first),
     ]

@@ -1,5 +1,7 @@
 """Seconds of one collective: its group is placed on the fabric, and the fastest algorithm is taken."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from perfmodel.arrays import Floats, as_floats
@@ -45,14 +47,18 @@ def time_collective(op: Collective, target: Target, grid: PlanGrid) -> OperatorT
         seconds, bound = _hop(payload, links)
         found = [Candidate("point_to_point", seconds, "datasheet", f"{target.system.id} datasheet")]
     else:
-        found = candidates(_LIKE.get(op.kind, op.kind), payload, links, target)
-        bound = _bound(_LIKE.get(op.kind, op.kind), payload, links)
+        kind = _LIKE.get(op.kind, op.kind)
+        bound = _bound(kind, payload, links)
         fused = _exchange(op, links, target)
-        if op.exchange is not None and fused is not None:
-            holds = as_floats(grid.moe_tp) <= 1
-            found = [Candidate(c.name, np.where(holds, np.inf, c.seconds), c.basis, c.source) for c in found]
-            found.insert(0, Candidate(fused.name, np.where(holds, fused.seconds, np.inf), fused.basis, fused.source))
-            bound = np.where(holds, np.minimum(bound, _exchange_bound(op.exchange, payload, links)), bound)
+        if op.exchange is None or fused is None:
+            found = candidates(kind, payload, links, target)
+        else:
+            whole = as_floats(grid.moe_tp) <= 1  # the kernels know no experts that several ranks share
+            found = [replace(fused, seconds=np.where(whole, fused.seconds, np.inf))]
+            if not np.all(whole):
+                others = candidates(kind, payload, links, target)
+                found += [replace(c, seconds=np.where(whole, np.inf, c.seconds)) for c in others]
+            bound = np.where(whole, np.minimum(bound, _exchange_bound(op.exchange, payload, links)), bound)
     best, choice = _fastest(found)
     quiet = payload <= 0
     first = found[int(np.ravel(choice)[0])]
