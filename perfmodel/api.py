@@ -14,7 +14,7 @@ from perfmodel.estimate.pools import Link
 from perfmodel.estimate.result import Estimate
 from perfmodel.estimate.serving import predict_serving
 from perfmodel.estimate.sustained import at_sustained_rates
-from perfmodel.estimate.target import Target
+from perfmodel.estimate.target import COLLECTIVES, Target
 from perfmodel.estimate.workload import Workload
 from perfmodel.hardware.catalog import load_system
 from perfmodel.hardware.engine_files import load_engine
@@ -42,7 +42,9 @@ PRECISIONS: Mapping[str, str] = {
 """What `--precision` accepts."""
 
 
-def target(system: System | str, engine: str = "neutral", *, profiles: str | None = None) -> Target:
+def target(
+    system: System | str, engine: str = "neutral", *, profiles: str | None = None, collectives: str = "fastest"
+) -> Target:
     """Bring together a system, the calibrations of its device and an engine.
 
     Parameters
@@ -53,6 +55,9 @@ def target(system: System | str, engine: str = "neutral", *, profiles: str | Non
         Engine profile: neutral, trtllm, vllm, sglang, or the path of a file.
     profiles : str, optional
         Directory of profiles that is searched first.
+    collectives : str
+        Algorithms that collectives over several scale-up domains may use: "fastest", "flat", "hierarchical", or "nccl"
+        for what NCCL's own cost model expects.
 
     Returns
     -------
@@ -65,6 +70,8 @@ def target(system: System | str, engine: str = "neutral", *, profiles: str | Non
         If a name is in no catalogue.
     ProfileError
         If a file is broken, or a calibration does not fit the formula that it names.
+    PlanError
+        If there are no such collectives.
 
     Examples
     --------
@@ -73,7 +80,9 @@ def target(system: System | str, engine: str = "neutral", *, profiles: str | Non
     """
     loaded = load_system(system, profiles) if isinstance(system, str) else system
     kernels = at_sustained_rates(load_kernels(loaded.device.id, loaded.device.architecture, profiles), loaded.device)
-    return Target(loaded, kernels, load_engine(engine, profiles))
+    if collectives not in COLLECTIVES:
+        raise PlanError(f"unknown collectives {collectives!r}; choose from {', '.join(COLLECTIVES)}")
+    return Target(loaded, kernels, load_engine(engine, profiles), collectives)
 
 
 def precision_of(

@@ -24,6 +24,7 @@ def serving(
     kv: options.KvFormat = None,
     engine: options.EngineName = "neutral",
     phase: Annotated[str, typer.Option(help="decode, prefill or both.")] = "both",
+    collectives: options.Collectives = "fastest",
     what_if: options.WhatIf = None,
     output: options.Output = None,
     profiles: options.Profiles = None,
@@ -42,7 +43,7 @@ def serving(
     spec = load_model(model)
     knobs = {"tp": tp, "pp": pp, "dp": dp, "concurrency": concurrency}
     grid = plans(**knobs, ep=ep) if spec.is_moe else plans(**knobs)
-    on = api.target(options.system_of(system, what_if, profiles), engine, profiles=profiles)
+    on = api.target(options.system_of(system, what_if, profiles), engine, profiles=profiles, collectives=collectives)
     text = derivation(
         spec,
         on,

@@ -28,6 +28,9 @@ WhatIf = Annotated[
         "--what-if", help="Hardware as it is not: memory_bandwidth=x2 or memory_capacity=192GB; may be given again."
     ),
 ]
+Collectives = Annotated[
+    str, typer.Option("--collectives", help="Algorithms over several nodes: fastest, flat, hierarchical or nccl.")
+]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="File to write instead of stdout.")]
 
 

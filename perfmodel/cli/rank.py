@@ -70,6 +70,7 @@ def serving(
     concurrency: Annotated[int | None, typer.Option(help="Hold the requests in flight per replica.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Plans to show.")] = 10,
     format: Annotated[Format, typer.Option(help="How to write the result.")] = Format.table,
+    collectives: options.Collectives = "fastest",
     what_if: options.WhatIf = None,
     output: options.Output = None,
     profiles: options.Profiles = None,
@@ -82,7 +83,7 @@ def serving(
     from perfmodel.reports import serving as report
 
     spec = load_model(model)
-    on = api.target(options.system_of(system, what_if, profiles), engine, profiles=profiles)
+    on = api.target(options.system_of(system, what_if, profiles), engine, profiles=profiles, collectives=collectives)
     asked: dict[str, Any] = {
         "gpus": options.count(gpus, "gpus"),
         "isl": options.count(isl, "isl"),

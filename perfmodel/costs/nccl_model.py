@@ -32,21 +32,31 @@ _LOW_LATENCY_RATE: Mapping[str, tuple[float, float, float]] = {
 _SWITCH_EFFICIENCY: Mapping[str, float] = {"hopper": 0.85, "blackwell": 0.74}
 
 
-def _rates(algorithm: str, bus: Array, nodes: Array, architecture: str) -> tuple[Array, Array, Array]:
-    """Bus bandwidth of an algorithm by protocol."""
+def _rates(
+    algorithm: str, inside: Array, network: Array, nodes: Array, architecture: str
+) -> tuple[Array, Array, Array]:
+    """Bus bandwidth of an algorithm by protocol, from those of a node's links and of its adapters together."""
+    bus = np.where(nodes > 1.0, np.minimum(inside, network), inside)
     one, two, more = _LOW_LATENCY_RATE[architecture]
     cap = np.where(nodes <= 1.0, one, np.where(nodes <= 2.0, two, more)) * 1e9
     if algorithm == "ring":
         return np.minimum(cap, 0.5 * bus), 0.92 * bus, bus
     if algorithm == "tree":
         return bus / 3.8, bus * np.where(nodes <= 1.0, 7.0 / 9.0, 120.0 / 128.0) * 0.92, 0.92 * bus
+    # A switch that adds halves what the links carry, and leaves to the network what a tree carries.
+    switched = 2.0 * inside * _SWITCH_EFFICIENCY.get(architecture, 0.0)
     none = np.zeros_like(bus)
-    return none, none, 2.0 * bus * _SWITCH_EFFICIENCY.get(architecture, 0.0)
+    return none, none, np.where(nodes > 1.0, np.minimum(switched, network), switched)
 
 
-def _wait(algorithm: str, protocol: int, ranks: Array, nodes: Array, rounds: float) -> Array:
-    """Latency of an algorithm [s]."""
-    start, inside, network = (row[protocol] * 1e-6 for row in _LATENCY[algorithm])
+def _wait(
+    algorithm: str, protocol: int, ranks: Array, nodes: Array, rounds: float, latency: Floats, network_latency: Floats
+) -> Array:
+    """Latency of an algorithm [s]: the library's steps, longer or shorter as a link's shortest message is."""
+    rows = _LATENCY[algorithm]
+    start = rows[0][protocol] * 1e-6
+    inside = rows[1][protocol] / _LATENCY["ring"][1][0] * as_floats(latency)
+    network = rows[2][protocol] / _LATENCY["ring"][2][0] * as_floats(network_latency)
     depth = np.ceil(np.log2(nodes))
     if algorithm == "ring":
         hops = rounds * (nodes - 1.0)
@@ -65,6 +75,8 @@ def nccl_table(
     *,
     bandwidth: Floats,
     network_bandwidth: Floats = np.inf,
+    latency: Floats = 0.6e-6,
+    network_latency: Floats = 2.7e-6,
     op: str = "all_reduce",
     architecture: str = "hopper",
     reducing: bool = False,
@@ -84,6 +96,8 @@ def nccl_table(
         One-way link bandwidth per device inside a node [B/s].
     network_bandwidth : float or array
         One-way network bandwidth per device [B/s].
+    latency, network_latency : float or array
+        Time of the shortest message inside a node and between nodes, by which the library's latencies are scaled [s].
     op : str
         all_reduce, all_gather or reduce_scatter.
     architecture : str
@@ -107,18 +121,19 @@ def nccl_table(
     size, n, k = as_floats(nbytes), as_floats(ranks), as_floats(nodes)
     rounds = 2.0 if op == "all_reduce" else 1.0
     inside = as_floats(link_efficiency) * as_floats(bandwidth)
-    bus = np.where(k > 1.0, np.minimum(inside, n / k * as_floats(network_bandwidth)), inside)
+    network = n / k * as_floats(network_bandwidth)
     algorithms = ["ring"]
     if op == "all_reduce":
         algorithms += ["tree", *(["nvls", "nvls_tree"] if reducing and architecture in _SWITCH_EFFICIENCY else [])]
     out: dict[str, Array] = {}
     for algorithm in algorithms:
-        rates = _rates(algorithm, bus, k, architecture)
+        rates = _rates(algorithm, inside, network, k, architecture)
         ratio = n / (rounds * np.maximum(n - 1.0, 1.0)) if algorithm == "ring" else 0.5
         for protocol, name in enumerate(PROTOCOLS):
             if algorithm.startswith("nvls") and name != "simple":
                 continue
-            time = _wait(algorithm, protocol, n, k, rounds) + size / (rates[protocol] * ratio)
+            wait = _wait(algorithm, protocol, n, k, rounds, latency, network_latency)
+            time = wait + size / (rates[protocol] * ratio)
             # One switch spans one node, a tree of switches at least two.
             fits = k <= 1.0 if algorithm == "nvls" else k > 1.0 if algorithm == "nvls_tree" else n > 0.0
             out[f"{algorithm} {name}"] = np.where(fits, time, np.inf)
@@ -149,6 +164,8 @@ def nccl_model(
     *,
     bandwidth: Floats,
     network_bandwidth: Floats = np.inf,
+    latency: Floats = 0.6e-6,
+    network_latency: Floats = 2.7e-6,
     op: str = "all_reduce",
     architecture: str = "hopper",
     reducing: bool = False,
@@ -172,6 +189,8 @@ def nccl_model(
         One-way link bandwidth per device inside a node [B/s].
     network_bandwidth : float or array
         One-way network bandwidth per device [B/s].
+    latency, network_latency : float or array
+        Time of the shortest message inside a node and between nodes, by which the library's latencies are scaled [s].
     op : str
         all_reduce (c = 2), all_gather or reduce_scatter (c = 1).
     architecture : str
@@ -190,7 +209,8 @@ def nccl_model(
     Notes
     -----
     What a library chooses by is not what it takes: its latencies are tuned to get the choice right. Left out: the
-    limits per channel, the correction of trees for middle sizes, and the plateau of rings over several nodes.
+    limits per channel, the correction of trees for middle sizes, and the plateau of rings over several nodes. The
+    latencies are those of NVLink and InfiniBand; other links are taken to be slower or faster in every protocol alike.
 
     References
     ----------
@@ -207,6 +227,8 @@ def nccl_model(
         nodes,
         bandwidth=bandwidth,
         network_bandwidth=network_bandwidth,
+        latency=latency,
+        network_latency=network_latency,
         op=op,
         architecture=architecture,
         reducing=reducing,

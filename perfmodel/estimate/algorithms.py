@@ -2,8 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from perfmodel.costs.collective_tiers import (
 )
 from perfmodel.costs.collectives import in_switch_all_reduce
 from perfmodel.costs.nccl_model import nccl_model
-from perfmodel.estimate.links import Links
+from perfmodel.estimate.links import NETWORK_EFFICIENCY, Links
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.timing import call_form
 from perfmodel.hardware.kernels import Basis, KernelCalibration
@@ -77,6 +76,9 @@ class _Tiers:
         return form(sizes[0], levels or self.levels, *sizes[1:], **links, **more)
 
 
+_Found: TypeAlias = list[tuple[str, Floats]]
+
+
 def candidates(kind: str, payload: Floats, links: Links, target: Target) -> list[Candidate]:
     """Time every algorithm that a collective can use.
 
@@ -105,7 +107,8 @@ def candidates(kind: str, payload: Floats, links: Links, target: Target) -> list
     tiers = _Tiers(place.levels, place.carriers, links.usable(pattern), links.delays)
     alone = as_floats(links.domains) <= 1
     if target.collectives == "nccl" and kind in _ROUNDS:
-        return [_as_nccl_expects(kind, size, links, target)]
+        expected = _library(kind, size, place.ranks, links.domains, links, target)
+        return [Candidate("nccl_model", expected, "datasheet", f"{target.system.id} datasheet")]
     measured = _measured(kind, size, links, target)
     out = [
         Candidate(inside.kernel.form, np.where(alone, inside.whole, np.inf), inside.kernel.basis, inside.source)
@@ -118,8 +121,13 @@ def candidates(kind: str, payload: Floats, links: Links, target: Target) -> list
         found = _exchanges(size, links, target, tiers) if exchange else _reductions(kind, size, links, target, tiers)
         out += [Candidate(name, seconds, "datasheet", f"{target.system.id} datasheet") for name, seconds in found]
     for inside in measured[:1]:
-        around = _exchanges_around if kind == "all_to_all" else partial(_reductions_around, kind)
-        for name, seconds in around(size, links, target, tiers, inside):
+        exchange = kind == "all_to_all"
+        around = (
+            _exchanges_around(size, links, target, tiers, inside)
+            if exchange
+            else _reductions_around(kind, size, links, target, inside)
+        )
+        for name, seconds in around:
             several = np.where(alone, np.inf, seconds)
             out.append(Candidate(f"{name} + {inside.kernel.form}", several, inside.kernel.basis, inside.source))
     return _wanted(out, target.collectives)
@@ -127,26 +135,30 @@ def candidates(kind: str, payload: Floats, links: Links, target: Target) -> list
 
 def _wanted(found: list[Candidate], which: str) -> list[Candidate]:
     """Leave out, of the algorithms over several domains, those that the user does not want."""
-    other = {"flat": ("hierarchical", "two_level"), "hierarchical": ("flat",)}.get(which, ())
+    other = {"flat": ("hierarchical", "two_level"), "hierarchical": ("flat", "nccl_model")}.get(which, ())
     # A fabric of one tier has no hierarchy to choose.
     return [c for c in found if not (other and c.name.startswith(other))] or found
 
 
-def _as_nccl_expects(kind: str, size: Floats, links: Links, target: Target) -> Candidate:
+def _library(
+    kind: str, size: Floats, ranks: Floats, domains: Floats, links: Links, target: Target, efficiency: Floats = 1.0
+) -> Floats:
+    """What NCCL expects of a collective among so many ranks in so many domains."""
     architecture = target.device.architecture.partition("-")[0]
-    known = architecture if architecture in ("volta", "ampere", "hopper", "blackwell") else "ampere"
-    domain = target.system.scale_up
-    seconds = nccl_model(
+    exact = links.exact()
+    rate, delay = links.network(exact)
+    return nccl_model(
         size,
-        links.placement.ranks,
-        links.domains,
-        bandwidth=links.exact()[target.system.domain],
-        network_bandwidth=links.network(links.exact())[0],
+        ranks,
+        domains,
+        bandwidth=exact[target.system.domain],
+        network_bandwidth=as_floats(rate) * efficiency,
+        latency=target.system.scale_up.latency_s,
+        network_latency=delay,
         op=kind,
-        architecture=known,
-        reducing=domain.in_network_reduction,
+        architecture=architecture if architecture in ("volta", "ampere", "blackwell") else "hopper",
+        reducing=target.system.scale_up.in_network_reduction,
     )
-    return Candidate("nccl_model", seconds, "datasheet", f"{target.system.id} datasheet")
 
 
 def _measured(kind: str, size: Floats, links: Links, target: Target) -> list[_Inside]:
@@ -159,7 +171,8 @@ def _measured(kind: str, size: Floats, links: Links, target: Target) -> list[_In
         own = target.kernels.find(kind, engine=target.engine.kernels)
         if own is not None and own.engine == target.engine.kernels:
             found.append(own)
-    numbers = {"bandwidth": target.system.scale_up.bandwidth, "op": kind}
+    # Neighbours in a mesh or on a torus have only the links between them.
+    numbers = {"bandwidth": links.exact()[target.system.domain], "op": kind}
     ranks = links.domain_ranks
 
     def timer(kernel: KernelCalibration) -> Callable[[Floats], Floats]:
@@ -171,7 +184,7 @@ def _measured(kind: str, size: Floats, links: Links, target: Target) -> list[_In
     ]
 
 
-def _reductions(kind: str, size: Floats, links: Links, target: Target, tiers: _Tiers) -> list[tuple[str, Floats]]:
+def _reductions(kind: str, size: Floats, links: Links, target: Target, tiers: _Tiers) -> _Found:
     """Textbook forms of all-reduce, all-gather and reduce-scatter."""
     found = [("flat_ring", tiers.call(flat_ring, size, _ROUNDS[kind]))]
     reducing = [tier.in_network_reduction for tier in target.system.tiers]
@@ -196,31 +209,27 @@ def _beyond(tiers: _Tiers, domain: int) -> tuple[Floats, ...]:
     return tuple(as_floats(1.0) if tier <= domain else parts for tier, parts in enumerate(tiers.levels))
 
 
-def _reductions_around(
-    kind: str, size: Floats, links: Links, target: Target, tiers: _Tiers, inside: _Inside
-) -> list[tuple[str, Floats]]:
-    """Algorithms over several domains with the measured collective inside each of them.
+def _reductions_around(kind: str, size: Floats, links: Links, target: Target, inside: _Inside) -> _Found:
+    """What the library does over several domains, and one collective inside each domain around one between them.
 
-    Rings and trees keep links and network busy at once, the hierarchy works with one after the other.
+    The library is never faster than it expects itself to be, nor than it was measured inside a domain.
     """
-    levels = _beyond(tiers, target.system.domain)
-    reducing = [tier.in_network_reduction for tier in target.system.tiers]
-    whole = inside.whole
-    # What a ring of all ranks sends is more than the domains alone would: (n-1)/n and not (k-1)/k of the buffer.
-    ranks, domains = as_floats(links.placement.ranks), as_floats(links.domains)
-    passed = (ranks - 1.0) / ranks * domains / np.maximum(domains - 1.0, 1.0) * size
-    network = tiers.call(flat_ring, passed, _ROUNDS[kind], levels=levels)
-    found = [("flat_ring", np.maximum(whole, network))]
-    more: dict[str, Any] = {}
-    if kind == "all_reduce":
-        found.append(("flat_tree", np.maximum(whole, tiers.call(flat_tree, size, levels=levels))))
-        more = {"reducing": reducing}
-    outer = tiers.call(_HIERARCHY[kind], size, levels=levels, **more)
-    found.append((f"hierarchical_{kind}", as_floats(whole) + outer))
-    return found
+    ranks, domains = links.placement.ranks, links.domains
+    carriers = as_floats(links.placement.carriers[target.system.domain])
+    # The library shares a domain's links to the network out evenly; the emptiest domain has fewer.
+    share = NETWORK_EFFICIENCY * carriers * domains / as_floats(ranks)
+    flat = _library(kind, size, ranks, domains, links, target, share)
+    between = _library(kind, size / carriers, domains, domains, links, target, NETWORK_EFFICIENCY)
+    parts = ("reduce_scatter", "all_gather") if kind == "all_reduce" else (kind,)
+    halves = [_measured(part, size, links, target) for part in parts]
+    around = sum((as_floats(half[0].whole) for half in halves if half), as_floats(0.0))
+    return [
+        ("nccl_model", np.maximum(inside.whole, flat)),
+        (f"hierarchical_{kind}", as_floats(between) + np.maximum(around, inside.whole)),
+    ]
 
 
-def _exchanges(size: Floats, links: Links, target: Target, tiers: _Tiers) -> list[tuple[str, Floats]]:
+def _exchanges(size: Floats, links: Links, target: Target, tiers: _Tiers) -> _Found:
     """Textbook forms of all-to-all."""
     ranks = links.placement.ranks
     found = [("flat_all_to_all", tiers.call(flat_all_to_all, size, ranks=ranks))]
@@ -231,9 +240,7 @@ def _exchanges(size: Floats, links: Links, target: Target, tiers: _Tiers) -> lis
     return found
 
 
-def _exchanges_around(
-    size: Floats, links: Links, target: Target, tiers: _Tiers, inside: _Inside
-) -> list[tuple[str, Floats]]:
+def _exchanges_around(size: Floats, links: Links, target: Target, tiers: _Tiers, inside: _Inside) -> _Found:
     """All-to-all over several domains with the measured exchange inside each of them."""
     ranks = as_floats(links.placement.ranks)
     levels = _beyond(tiers, target.system.domain)

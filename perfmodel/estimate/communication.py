@@ -8,7 +8,7 @@ from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.collectives import point_to_point
 from perfmodel.costs.expert_traffic import node_limited_exchange
 from perfmodel.estimate.algorithms import Candidate, candidates
-from perfmodel.estimate.links import Links, links_of_group
+from perfmodel.estimate.links import NETWORK_EFFICIENCY, Links, links_of_group
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.timing import OperatorTime, call_form
 from perfmodel.layers.operators import Collective, Exchange
@@ -104,7 +104,7 @@ def _exchange(op: Collective, links: Links, target: Target) -> Candidate | None:
     kernel = target.kernels.find(op.kind, engine="deepep", kernel=mode)
     if kernel is None or kernel.kernel != mode:
         return None
-    rate, delay = links.network(links.usable("all_to_all"))
+    rate, delay = links.network(links.exact("all_to_all"))
     sizes = {
         "tokens": np.maximum(op.exchange.tokens, 1.0),
         "hidden": op.exchange.hidden,
@@ -112,7 +112,7 @@ def _exchange(op: Collective, links: Links, target: Target) -> Candidate | None:
         "experts": op.exchange.experts,
         "ranks": links.placement.ranks,
         "domain_ranks": links.domain_ranks,
-        "network_bandwidth": rate,
+        "network_bandwidth": rate * NETWORK_EFFICIENCY,
         "network_latency": delay,
         "unit_limit": _unit_limit(op.exchange, links),
     }

@@ -23,6 +23,13 @@ All-reduce bus bandwidth of 32 GPUs: 192 of 200 GB/s per node on DGX A100, 370 o
 session S72583).
 """
 
+ALL_TO_ALL_EFFICIENCY = (0.71, 0.74)
+"""Share of links and of the network that a library's all-to-all reaches.
+
+Bus bandwidth of nccl-tests: 210 of 300, 320 of 450 and 640 of 900 GB/s on eight GPUs; 24 and 48 GB/s on 32 GPUs with
+25 and 50 GB/s each, of which three quarters cross the network (NVIDIA GTC 2025, session S72583).
+"""
+
 _TOPOLOGIES = {"switched": "switch", "fat-tree": "switch"}
 
 
@@ -75,10 +82,8 @@ class Links:
             One-way bandwidth per device, innermost tier first [B/s].
         """
         inside = self.system.domain
-        return [
-            as_floats(rate) * (LINK_EFFICIENCY if tier <= inside else NETWORK_EFFICIENCY)
-            for tier, rate in enumerate(self.exact(pattern))
-        ]
+        near, far = ALL_TO_ALL_EFFICIENCY if pattern == "all_to_all" else (LINK_EFFICIENCY, NETWORK_EFFICIENCY)
+        return [as_floats(rate) * (near if tier <= inside else far) for tier, rate in enumerate(self.exact(pattern))]
 
     @property
     def delays(self) -> list[Floats]:

@@ -1,7 +1,7 @@
 """Ranking of serving plans: the best concurrency of every split that meets the limits, fastest per GPU first."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import KNOBS, PlanGrid, concurrency_ladder, plans, serving_splits
 from perfmodel.parallel.rules import Rule, judge
+from perfmodel.ranking.collectives import collectives_of
 from perfmodel.ranking.pareto import pareto_front
 from perfmodel.ranking.ties import fewer_stages_first
 from perfmodel.units import format_size, format_time
@@ -78,6 +79,8 @@ class Ranking:
         Time the search took [s].
     infeasible : mapping
         Reason -> number of plans.
+    algorithms : callable
+        Position of a plan in the grid -> the algorithm of each of its collectives.
     """
 
     estimate: Estimate
@@ -87,9 +90,25 @@ class Ranking:
     searched: int
     seconds: float
     infeasible: Mapping[str, int] = field(default_factory=dict)
+    algorithms: Callable[[int], Mapping[str, str]] = lambda _: {}
 
     def __len__(self) -> int:
         return len(self.order)
+
+    def collectives(self, rank: int) -> Mapping[str, str]:
+        """Algorithms that the collectives of one ranked plan use.
+
+        Parameters
+        ----------
+        rank : int
+            1 for the best.
+
+        Returns
+        -------
+        mapping
+            For instance "decode all_reduce over tp" -> name of the registered formula.
+        """
+        return self.algorithms(int(self.order[rank - 1]))
 
     def front(self) -> "Ranking":
         """Keep the plans that no other beats in both TPOT and rate per GPU, all concurrencies considered.
@@ -229,7 +248,16 @@ def rank_serving(
     order = _best_of_each_split(estimate, splits.size)
     if not len(order):
         raise NothingFeasibleError(nearest_miss(model, target, gpus, workload, precision, limits, estimate))
-    return Ranking(estimate, order, gpus, limits, grid.size, time.perf_counter() - start, estimate.verdicts.counts())
+    return Ranking(
+        estimate,
+        order,
+        gpus,
+        limits,
+        grid.size,
+        time.perf_counter() - start,
+        estimate.verdicts.counts(),
+        collectives_of(model, target, grid, workload, precision),
+    )
 
 
 def _largest_concurrency(

@@ -1,12 +1,15 @@
 """Sheets of the catalogues: devices, systems and models as text, every number with its source."""
 
 from perfmodel.errors import UnknownNameError
+from perfmodel.estimate.links import links_of_group
 from perfmodel.hardware.catalog import list_devices, list_systems, load_device, load_system
 from perfmodel.hardware.device import Device, Provenance
+from perfmodel.hardware.fabric import System
 from perfmodel.layers.base import Shard
 from perfmodel.models.catalog import list_models, load_model
+from perfmodel.parallel.groups import RankGroup
 from perfmodel.reports.tables import plain_table
-from perfmodel.units import format_bandwidth, format_compute, format_size
+from perfmodel.units import format_bandwidth, format_compute, format_size, format_time
 
 
 def hardware_tables(profiles: str | None = None) -> str:
@@ -82,7 +85,48 @@ def hardware_sheet(name: str, profiles: str | None = None) -> str:
             known = (*list_systems(profiles), *list_devices(profiles))
             raise UnknownNameError("device or system", name, known, "perfmodel hardware list") from None
         return f"{device.id}: {device.name} ({device.vendor}, {device.architecture})\n{_sources(device.provenance)}"
-    return f"{system.id}: {system.name}, made of {system.device.id}\n{_sources(system.provenance)}"
+    head = f"{system.id}: {system.name}, made of {system.device.id}"
+    return f"{head}\n\n{_tiers(system)}\n\n{_groups(system)}\n\n{_sources(system.provenance)}"
+
+
+def _tiers(system: System) -> str:
+    rows = [
+        [
+            tier.name + (" (scale-up domain)" if tier is system.scale_up and len(system.tiers) > 1 else ""),
+            f"{tier.devices:,}",
+            tier.topology + (f" {' x '.join(map(str, tier.shape))}" if tier.shape else ""),
+            format_bandwidth(tier.bandwidth),
+            format_bandwidth(tier.link_bandwidth) if tier.link_bandwidth else "-",
+            format_time(tier.latency_s),
+            f"{tier.oversubscription:g}",
+            str(tier.planes),
+            "yes" if tier.in_network_reduction else "no",
+        ]
+        for tier in system.tiers
+    ]
+    head = ["tier", "devices", "topology", "per device", "per link", "latency", "oversubscribed", "planes", "reduces"]
+    return plain_table(head, rows)
+
+
+def _groups(system: System) -> str:
+    """What neighbouring devices get of the fabric, by how many they are."""
+    sizes = [2**power for power in range(1, 11) if 2**power <= system.max_devices]
+    rows = []
+    for ranks in sizes:
+        links = links_of_group(system, RankGroup(float(ranks), 1.0))
+        around, across = links.exact(), links.exact("all_to_all")
+        spanned = [i for i, parts in enumerate(links.placement.levels) if float(parts) > 1]
+        outer = spanned[-1]
+        rows.append(
+            [
+                f"{ranks:,}",
+                " x ".join(f"{float(links.placement.levels[i]):.0f} {system.tiers[i].name}" for i in spanned),
+                format_bandwidth(float(around[outer])),
+                format_bandwidth(float(across[outer])),
+                format_time(system.tiers[outer].latency_s),
+            ]
+        )
+    return plain_table(["neighbours", "lie on", "ring, outermost", "all-to-all, outermost", "latency"], rows)
 
 
 def _sources(rows: tuple[Provenance, ...]) -> str:

@@ -147,7 +147,16 @@ def why_not(ranking: Ranking) -> str:
             "\n Poisson arrivals; conc: what a request sees in flight; load: of the most that the plan sustains."
             "\n p99: TTFT that 99 of 100 requests stay within, if prompts are alike and go singly before decode steps."
         )
-    return "\n ".join([text, *latency_remark(ranking.limits, ranking.row(1))])
+    return "\n ".join([text, *_collectives(ranking), *latency_remark(ranking.limits, ranking.row(1))])
+
+
+def _collectives(ranking: Ranking) -> list[str]:
+    """Name the algorithms of the best plan's collectives, where it has any."""
+    used: dict[str, list[str]] = {}
+    for where, algorithm in ranking.collectives(1).items():
+        used.setdefault(algorithm, []).append(where)
+    named = [f"{', '.join(where)}: {algorithm}" for algorithm, where in used.items()]
+    return [f"Collectives of the best plan: {'; '.join(named)}."] if named else []
 
 
 def trust(ranking: Ranking) -> str:
@@ -190,7 +199,10 @@ def document(ranking: Ranking, top: int) -> dict[str, Any]:
     context = ranking.estimate.context
     return {
         "verdict": verdict(ranking),
-        "plans": [ranking.row(rank) for rank in range(1, min(top, len(ranking)) + 1)],
+        "plans": [
+            ranking.row(rank) | {"collectives": dict(ranking.collectives(rank))}
+            for rank in range(1, min(top, len(ranking)) + 1)
+        ],
         "infeasible": dict(ranking.infeasible),
         "provenance": {
             "model": context["model"],

@@ -7,6 +7,7 @@ github.com/stas00/ml-engineering at 744d01e (nccl-tests, 4 to 16 GiB).
 import numpy as np
 import pytest
 
+import perfmodel as pm
 from perfmodel.costs.collective_kernels import nccl_collective
 from perfmodel.costs.collective_tiers import hierarchical_all_reduce
 from perfmodel.costs.collectives import (
@@ -16,6 +17,9 @@ from perfmodel.costs.collectives import (
     in_switch_all_reduce,
     ring_all_reduce,
 )
+from perfmodel.estimate.communication import time_collective
+from perfmodel.layers.operators import Collective
+from perfmodel.parallel.grid import plans
 
 GIB = 2.0**30
 
@@ -99,3 +103,30 @@ def test_calibrated_kernel_against_a_size_sweep_it_has_not_seen():
     ratio = predicted / seconds("all_reduce", 8, busbw, size)
     assert np.abs(ratio - 1).mean() < 0.06
     assert np.abs(ratio - 1).max() < 0.12
+
+
+# System of the catalogue, operation, buffer in GiB, published bus bandwidth in GB/s: four nodes of eight.
+FOUR_NODES = [
+    pytest.param("hgx-a100", "all_reduce", 16, 192, id="DGX A100"),
+    pytest.param("hgx-h100", "all_reduce", 16, 370, id="DGX H100"),
+    pytest.param("hgx-h200", "all_reduce", 4, 364.87, id="H200, EFA, NVLS off"),
+    pytest.param("hgx-b200", "all_reduce", 4, 377.34, id="B200, EFA"),
+    pytest.param("hgx-b200", "all_reduce", 1, 361.99, id="B200, EFA, 1 GiB"),
+    pytest.param("hgx-a100", "all_to_all", 1, 24, id="DGX A100 all-to-all"),
+    pytest.param("hgx-h100", "all_to_all", 1, 48, id="DGX H100 all-to-all"),
+]
+
+
+@pytest.mark.parametrize(("system", "op", "gib", "busbw"), FOUR_NODES)
+def test_large_collectives_over_four_nodes(system, op, gib, busbw):
+    # The shares of links and network that are reached come from the slides' DGX rows; EFA's rows are seen first here.
+    time = time_collective(Collective("x", op, gib * GIB, "tp"), pm.target(system), plans(tp=32))
+    assert collective_traffic(gib * GIB, 32, op=op) / float(time.seconds) / 1e9 == pytest.approx(busbw, rel=0.03)
+    library = {"all_reduce": "nccl_model", "all_to_all": "flat_all_to_all"}[op]
+    assert time.formula == f"{library} + nccl_collective"
+
+
+@pytest.mark.parametrize(("ranks", "busbw"), MESH)
+def test_a_mesh_that_nobody_calibrated(ranks, busbw):
+    time = time_collective(Collective("x", "all_reduce", 4 * GIB, "tp"), pm.target("mi300x-8"), plans(tp=ranks))
+    assert collective_traffic(4 * GIB, ranks) / float(time.seconds) / 1e9 == pytest.approx(busbw, rel=0.2)

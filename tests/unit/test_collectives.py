@@ -134,6 +134,26 @@ def test_torus_axes():
     assert effective_bandwidth("switch", 3, 8, 400e9) == 400e9
 
 
+def test_all_to_all_on_rings_and_tori():
+    # Sixteen on a closed ring with links of 45 GB/s: a byte that leaves takes a quarter of the ring, 64/15 hops.
+    ring = effective_bandwidth("ring", 16, 16, 90e9, pattern="all_to_all")
+    assert ring == pytest.approx(90e9 * 15 / 64)
+    # How to Scale Your Model (collectives): an all-to-all of V bytes in all takes V / (4 W) on a ring of any size.
+    assert 1e9 / 16 * 15 / 16 / ring == pytest.approx(1e9 / (4 * 90e9))
+    torus = effective_bandwidth("torus3d", 4096, 4096, 600e9, pattern="all_to_all")
+    assert torus == pytest.approx(600e9 / (3 * 16 / 4 * 4096 / 4095))
+    patterns = [
+        float(effective_bandwidth("torus2d", 256, 256, 180e9, pattern=p)) for p in ("ring", "all_to_all", "pair")
+    ]
+    assert patterns == pytest.approx([180e9, 180e9 / 8 * 255 / 256, 45e9])
+
+
+def test_dragonfly_routes_neighbours_by_detours():
+    assert effective_bandwidth("dragonfly", 64, 1024, 25e9) == pytest.approx(12.5e9)
+    assert effective_bandwidth("dragonfly", 64, 1024, 25e9, pattern="all_to_all") == pytest.approx(25e9)
+    assert effective_bandwidth("mesh", 8, 8, 448e9, pattern="pair") == pytest.approx(64e9)
+
+
 def test_protocol_switch_is_a_step_at_the_documented_buffer():
     sharp = {"bandwidth": 900e9, "switch_bytes": 2.8e6, "sharpness": 8.0, "step_s": 2e-5}
     below, above = nccl_collective(np.array([2e6, 4e6]), 2, **sharp)
