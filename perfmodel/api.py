@@ -1,6 +1,7 @@
 """Library: load a model and a system, predict plans, rank splits (the functions that the top level offers)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from perfmodel.estimate.sustained import at_sustained_rates
 from perfmodel.estimate.target import COLLECTIVES, Target
 from perfmodel.estimate.workload import Workload
 from perfmodel.hardware.catalog import load_system
+from perfmodel.hardware.engine import SCHEDULES
 from perfmodel.hardware.engine_files import load_engine
 from perfmodel.hardware.fabric import System
 from perfmodel.layers.precision import Precision
@@ -43,7 +45,13 @@ PRECISIONS: Mapping[str, str] = {
 
 
 def target(
-    system: System | str, engine: str = "neutral", *, profiles: str | None = None, collectives: str = "fastest"
+    system: System | str,
+    engine: str = "neutral",
+    *,
+    profiles: str | None = None,
+    schedule: str | None = None,
+    chunk: float | str | None = None,
+    collectives: str = "fastest",
 ) -> Target:
     """Bring together a system, the calibrations of its device and an engine.
 
@@ -55,6 +63,10 @@ def target(
         Engine profile: neutral, trtllm, vllm, sglang, or the path of a file.
     profiles : str, optional
         Directory of profiles that is searched first.
+    schedule : str, optional
+        How prompts and running requests share steps: prefill-first, chunked or layered; the engine's by default.
+    chunk : float or str, optional
+        Tokens of a step of the chunked schedule.
     collectives : str
         Algorithms that collectives over several scale-up domains may use: "fastest", "flat", "hierarchical", or "nccl"
         for what NCCL's own cost model expects.
@@ -66,6 +78,8 @@ def target(
 
     Raises
     ------
+    PlanError
+        If there is no such schedule, or a chunk has no tokens.
     UnknownNameError
         If a name is in no catalogue.
     ProfileError
@@ -80,9 +94,19 @@ def target(
     """
     loaded = load_system(system, profiles) if isinstance(system, str) else system
     kernels = at_sustained_rates(load_kernels(loaded.device.id, loaded.device.architecture, profiles), loaded.device)
+    software = load_engine(engine, profiles)
+    if schedule is not None:
+        if schedule not in SCHEDULES:
+            raise PlanError(f"unknown schedule {schedule!r}; choose from {', '.join(SCHEDULES)}")
+        software = replace(software, schedule=schedule)
+    if chunk is not None:
+        tokens = _tokens(chunk)
+        if not 1 <= tokens < float("inf"):
+            raise PlanError(f"a chunk needs at least 1 token, not {chunk}")
+        software = replace(software, chunk_tokens=tokens)
     if collectives not in COLLECTIVES:
         raise PlanError(f"unknown collectives {collectives!r}; choose from {', '.join(COLLECTIVES)}")
-    return Target(loaded, kernels, load_engine(engine, profiles), collectives)
+    return Target(loaded, kernels, software, collectives)
 
 
 def precision_of(

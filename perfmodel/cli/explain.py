@@ -23,6 +23,8 @@ def serving(
     precision: options.Precision = None,
     kv: options.KvFormat = None,
     engine: options.EngineName = "neutral",
+    schedule: options.Schedule = None,
+    chunk: options.Chunk = None,
     phase: Annotated[str, typer.Option(help="decode, prefill or both.")] = "both",
     collectives: options.Collectives = "fastest",
     what_if: options.WhatIf = None,
@@ -43,7 +45,14 @@ def serving(
     spec = load_model(model)
     knobs = {"tp": tp, "pp": pp, "dp": dp, "concurrency": concurrency}
     grid = plans(**knobs, ep=ep) if spec.is_moe else plans(**knobs)
-    on = api.target(options.system_of(system, what_if, profiles), engine, profiles=profiles, collectives=collectives)
+    on = api.target(
+        options.system_of(system, what_if, profiles),
+        engine,
+        profiles=profiles,
+        schedule=schedule,
+        chunk=chunk,
+        collectives=collectives,
+    )
     text = derivation(
         spec,
         on,

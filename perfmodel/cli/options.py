@@ -21,6 +21,13 @@ KvFormat = Annotated[str | None, typer.Option("--kv", help="Format of the KV cac
 EngineName = Annotated[
     str, typer.Option("--engine", help="Serving software: neutral, trtllm, vllm, sglang or a TOML file.")
 ]
+Schedule = Annotated[
+    str | None,
+    typer.Option("--schedule", help="prefill-first, chunked or layered prefill; the engine's own by default."),
+]
+Chunk = Annotated[
+    str | None, typer.Option("--chunk", help="Tokens of a step of the chunked schedule, running requests included.")
+]
 Profiles = Annotated[str | None, typer.Option("--profiles", help="Directory of profiles that is searched first.")]
 WhatIf = Annotated[
     list[str] | None,

@@ -48,6 +48,8 @@ def serving(
     precision: options.Precision = None,
     kv: options.KvFormat = None,
     engine: options.EngineName = "neutral",
+    schedule: options.Schedule = None,
+    chunk: options.Chunk = None,
     prefix_hit: Annotated[float, typer.Option(help="Share of the input tokens found in the prefix cache.")] = 0.0,
     draft_tokens: Annotated[int, typer.Option(help="Tokens drafted per decode step (MTP, speculative decoding).")] = 0,
     acceptance: Annotated[float, typer.Option(help="Probability that a drafted token is accepted.")] = 0.7,
@@ -83,7 +85,14 @@ def serving(
     from perfmodel.reports import serving as report
 
     spec = load_model(model)
-    on = api.target(options.system_of(system, what_if, profiles), engine, profiles=profiles, collectives=collectives)
+    on = api.target(
+        options.system_of(system, what_if, profiles),
+        engine,
+        profiles=profiles,
+        schedule=schedule,
+        chunk=chunk,
+        collectives=collectives,
+    )
     asked: dict[str, Any] = {
         "gpus": options.count(gpus, "gpus"),
         "isl": options.count(isl, "isl"),

@@ -5,6 +5,9 @@ import numpy as np
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.registry import formula
 
+SATURATED = 1.0 - 1e-9
+"""Load from which a queue counts as growing without end: rounding must not decide between a wait and infinity."""
+
 _HALVINGS = 45  # of the interval that holds a root: to twelve digits and more
 
 
@@ -48,7 +51,7 @@ def poisson_wait(prefill_s: Floats, arrival_rate: Floats, decode_s: Floats, busy
     (0.06, inf)
     """
     load = as_floats(prefill_s) * arrival_rate
-    stable = load < 1
+    stable = load < SATURATED
     queue = load * prefill_s / (2.0 * (1.0 - np.where(stable, load, 0.0)))
     return np.where(stable, queue + as_floats(busy) * decode_s / 2.0, np.inf)[()]
 
@@ -94,7 +97,7 @@ def poisson_tpot(decode_s: Floats, prefill_s: Floats, arrival_rate: Floats, outp
     (0.02502, inf)
     """
     load = as_floats(prefill_s) * arrival_rate
-    stable = load < 1
+    stable = load < SATURATED
     left = np.where(stable, 1.0 - load, 1.0)
     wait = np.where(stable, poisson_wait(prefill_s, np.where(stable, arrival_rate, 0.0), decode_s), 0.0)
     before = as_floats(arrival_rate) * (wait + prefill_s) * prefill_s - load * decode_s
@@ -194,7 +197,7 @@ def poisson_wait_quantile(
     """
     service, q = as_floats(prefill_s), as_floats(quantile)
     load = service * arrival_rate
-    stable = load < 1
+    stable = load < SATURATED
     load = np.where(stable, load, 0.0)
     mean = service / (2.0 * (1.0 - load))
     step = as_floats(decode_s)

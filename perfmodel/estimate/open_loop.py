@@ -29,6 +29,7 @@ def open_loop(
     decode_s: Floats,
     prompt_s: Floats,
     occupied_s: Floats,
+    riding_s: Floats,
     seen: Floats,
     streaming: Callable[[Floats], Floats],
 ) -> dict[str, npt.NDArray[np.float64]]:
@@ -44,6 +45,8 @@ def open_loop(
         From the start of a prompt's own prefill until its end, host time included [s].
     occupied_s : float or array
         Time that a prompt takes from the rank [s].
+    riding_s : float or array
+        Time of the decode steps that a prompt shares with running requests; 0 where it has steps of its own [s].
     seen : float or array
         Requests in flight that one of them sees, itself included; decides the rate where none is given.
     streaming : callable
@@ -57,10 +60,15 @@ def open_loop(
     """
     osl = as_floats(workload.osl)
     given = as_floats(workload.rate)
-    rate = np.where(np.isnan(given), poisson_rate(decode_s, occupied_s, seen, osl), given)
-    tpot = as_floats(poisson_tpot(decode_s, occupied_s, rate, osl))
+    # A prompt that shares steps delays no token by more than its share, however few tokens there are.
+    length = np.where(as_floats(riding_s) > 0, np.inf, osl)
+    service_s = as_floats(occupied_s) + riding_s
+    shared_rate = (seen - 1.0) / ((osl - 1.0) * decode_s + (seen - 1.0) * occupied_s)
+    rate = np.where(np.isinf(length), shared_rate, poisson_rate(decode_s, occupied_s, seen, osl))
+    rate = np.where(np.isnan(given), np.minimum(rate, 1.0 / service_s), given)
+    tpot = as_floats(poisson_tpot(decode_s, occupied_s, rate, length))
     busy = -np.expm1(-rate * (osl - 1.0) * tpot)  # of a Poisson number of requests, at least one decodes
-    wait = as_floats(poisson_wait(occupied_s, rate, decode_s, busy))
+    wait = as_floats(poisson_wait(service_s, rate, decode_s, busy))
     prompt_s = as_floats(prompt_s) + streaming(tpot)
     ttft = wait + prompt_s
     out = {
@@ -68,10 +76,10 @@ def open_loop(
         "tpot_s": tpot,
         "rate": rate,
         "in_flight": rate * (ttft + (osl - 1.0) * tpot),
-        "prefill_busy": np.minimum(rate * occupied_s, 1.0),
+        "prefill_busy": np.minimum(rate * service_s, 1.0),
     }
     for name, quantile in QUANTILES.items():
-        out[name] = prompt_s + poisson_wait_quantile(occupied_s, rate, decode_s, busy=busy, quantile=quantile)
+        out[name] = prompt_s + poisson_wait_quantile(service_s, rate, decode_s, busy=busy, quantile=quantile)
     return out
 
 

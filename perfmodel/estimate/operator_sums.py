@@ -13,7 +13,7 @@ from perfmodel.estimate.target import Target
 from perfmodel.estimate.timing import OperatorTime, time_operator
 from perfmodel.layers.base import Step
 from perfmodel.layers.merging import merge
-from perfmodel.layers.operators import Collective, Operator
+from perfmodel.layers.operators import Attention, Collective, Operator
 from perfmodel.parallel.distinct import FEW, Distinct
 from perfmodel.parallel.grid import PlanGrid
 
@@ -22,6 +22,7 @@ BASES = ("measured", "default", "datasheet")
 
 SUMS = (
     "device",
+    "attention",
     "network",
     "charged to compute",
     "charged to memory",
@@ -31,7 +32,8 @@ SUMS = (
     "exact network",
     *BASES,
 )
-"""What is summed over operators: times, what binds those of the device, exact bounds, and what times rest on."""
+"""What is summed over operators: times (of attention among them), what binds those of the device, exact bounds, and
+what times rest on."""
 
 _ROW = {name: row for row, name in enumerate(SUMS)}
 
@@ -163,7 +165,7 @@ def time_works(works: Sequence[StepWork], target: Target, *, apart: bool) -> Non
             time = time_collective(op, target, grid)
         else:
             time = time_operator(op, target.device, target.kernels, target.engine.kernels)
-        found = _parts(time, sum(lengths), network=isinstance(op, Collective))
+        found = _parts(op, time, sum(lengths))
         start = 0
         for (work, term, entry), length in zip(members, lengths, strict=True):
             parts[id(work), term, entry.layer, entry.position] = found[:, start : start + length]
@@ -177,9 +179,12 @@ def time_works(works: Sequence[StepWork], target: Target, *, apart: bool) -> Non
                 work.add(term, entry, parts[id(work), term, entry.layer, entry.position])
 
 
-def _parts(time: OperatorTime, size: int, *, network: bool) -> Array:
+def _parts(op: Operator, time: OperatorTime, size: int) -> Array:
     """What one operator adds to each of `SUMS`."""
     out = np.zeros((len(SUMS), size))
+    network = isinstance(op, Collective)
+    if isinstance(op, Attention):
+        out[_ROW["attention"]] = time.seconds
     out[_ROW["network" if network else "device"]] = time.seconds
     if not network:
         bound = time.bound()

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from perfmodel.arrays import Floats, as_floats
+from perfmodel.costs.scheduling import balanced_wait
 from perfmodel.costs.serving import (
     closed_loop_wait,
     first_wave_wait,
@@ -16,6 +17,7 @@ from perfmodel.costs.serving import (
 )
 from perfmodel.errors import PlanError
 from perfmodel.estimate.footprint import Footprint, serving_footprint
+from perfmodel.estimate.mixed_steps import added_s, decoding_requests, pieces_of
 from perfmodel.estimate.open_loop import open_loop
 from perfmodel.estimate.result import BOUNDS, Estimate
 from perfmodel.estimate.serving_columns import serving_columns
@@ -50,6 +52,10 @@ class ServingSteps:
         That prefill step [s].
     footprint : Footprint
         Memory of the fullest device.
+    riding_steps : float or array
+        Decode steps that a prompt shares with running requests; 0 where prompts have steps of their own.
+    together : float or array
+        Prompts that share such a step.
     """
 
     decode: StepTime
@@ -57,6 +63,15 @@ class ServingSteps:
     marginal_s: Floats
     shared_s: Floats
     footprint: Footprint
+    riding_steps: Floats = 0.0
+    together: Floats = 1.0
+
+    @property
+    def prompt_s(self) -> npt.NDArray[np.float64]:
+        """From the start of a prompt's own prefill until its end [s]."""
+        if np.any(as_floats(self.riding_steps) > 0):
+            return as_floats(self.marginal_s + self.riding_steps * self.decode.seconds)
+        return self.prefill.seconds
 
 
 def serving_steps(
@@ -106,18 +121,25 @@ def serving_steps(
     # Prompts that wait together share a step, and so the reading of the weights and the launches.
     together = np.clip(np.floor(budget / fresh), 1.0, np.maximum(MOST_PROMPTS, np.floor(running / workload.osl)))
     # With pipeline stages the requests of a rank form one microbatch per stage, all stages busy at once.
-    batch, verified = np.ceil(running / grid.pp), as_floats(workload.draft_tokens + 1.0)
-    decode, alone, shared = step_times(
+    decoding = decoding_requests(model, target, workload, running)
+    batch, verified = np.ceil(decoding / grid.pp), as_floats(workload.draft_tokens + 1.0)
+    mixed = target.engine.schedule != "prefill-first"
+    pieces = pieces_of(model, target, workload, batch)
+    decode, alone, shared, *parts = step_times(
         model,
         target,
         [
             (grid, Step(batch, verified, isl + as_floats(workload.osl) / 2.0, decode=True)),
             (grid, Step(as_floats(1.0), fresh, isl, decode=False)),
             (grid, Step(together, fresh, isl, decode=False)),
+            *([(grid, pieces.dense), (grid, pieces.attention)] if mixed else []),
         ],
         precision,
         keep_lines=keep_lines,
     )
+    if mixed:
+        added = added_s(model, target, pieces, dense=parts[0], attention=parts[1], decode=decode)
+        return ServingSteps(decode, alone, added, added / pieces.steps, footprint, pieces.steps, pieces.together)
     shared_s = shared.seconds
     return ServingSteps(decode, alone, shared_s / together, shared_s, footprint)
 
@@ -185,27 +207,28 @@ def predict_serving(
     running = running_requests(grid, steps.footprint)
     longest = stage_imbalance(model.layers, grid.pp)
     decode_s = decode_token_s(model, grid, workload, steps)
-    prefill_s = as_floats(steps.prefill.seconds)
     # A prompt occupies each stage for its share of the layers, so prompts of a pipeline overlap.
     occupied_s = as_floats(engine.interference * as_floats(steps.marginal_s) / grid.pp * longest)
     more: dict[str, npt.NDArray[np.float64]] = {}
+    stall: dict[str, Floats] = {"prompt_s": steps.prompt_s, "itl_max_s": steps.decode.seconds + steps.shared_s}
     if workload.arrivals == "poisson":
         more = open_loop(
             workload,
             decode_s=decode_s,
-            prompt_s=prefill_s + engine.request_s,
+            prompt_s=steps.prompt_s + engine.request_s,
             occupied_s=occupied_s,
+            riding_s=riding_s(steps),
             seen=running,
             streaming=lambda token_s: streaming_delay(target, steps, decode_s, token_s),
         )
         ttft, tpot, rate = (more.pop(name) for name in ("ttft_s", "tpot_s", "rate"))
         rate = as_floats(rate * grid.dp)
     else:
-        ttft, tpot = _closed_loop(target, workload, steps, decode_s, occupied_s, running, per_rank)
+        ttft, tpot = _closed_loop(model, target, workload, steps, decode_s, occupied_s, running, per_rank)
         rate = grid.concurrency / (ttft + (workload.osl - 1.0) * tpot)
     verdicts = judge(grid.shape, serving_rules(model, target, grid, steps.footprint))
     columns = serving_columns(
-        grid, workload, steps.footprint, steps.decode, steps.prefill, ttft=ttft, tpot=tpot, rate=rate, **more
+        grid, workload, steps.footprint, steps.decode, steps.prefill, ttft=ttft, tpot=tpot, rate=rate, **stall, **more
     )
     hidden = ~verdicts.feasible
     for name in ("ttft_s", "tpot_s", "requests_per_s", "tokens_per_s", "tokens_per_s_per_gpu", *more):
@@ -229,6 +252,7 @@ def predict_serving(
 
 
 def _closed_loop(
+    model: ModelSpec,
     target: Target,
     workload: Workload,
     steps: ServingSteps,
@@ -239,15 +263,18 @@ def _closed_loop(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """TTFT and TPOT where a finished request is replaced at once."""
     engine = target.engine
+    decoding = decoding_requests(model, target, workload, running)
     # Of the prompts of a wave in lockstep, the half that goes first is waited for before the first token.
     stalling = 1.0 - engine.lockstep / 2.0
-    tpot = as_floats(interleaved_tpot(decode_s, occupied_s, running, workload.osl, interference=stalling))
+    tpot = as_floats(interleaved_tpot(decode_s, occupied_s, decoding, workload.osl, interference=stalling))
     seen = streaming_delay(target, steps, decode_s, tpot)
-    started: Floats = as_floats(steps.prefill.seconds) + engine.request_s + seen
-    started = started + first_wave_wait(occupied_s, running, workload.waves, lockstep=engine.lockstep)
-    started = started + closed_loop_wait(occupied_s, running, started + workload.osl * tpot)
+    started: Floats = steps.prompt_s + engine.request_s + seen
+    service_s = occupied_s + riding_s(steps)
+    started = started + first_wave_wait(service_s, running, workload.waves, lockstep=engine.lockstep)
+    wait = closed_loop_wait if engine.schedule == "prefill-first" else balanced_wait
+    started = started + wait(service_s, running, started + workload.osl * tpot)
     # Each request of a cycle is prefilled once, so the cycle is never shorter than all of their prompts.
-    started = pool_limited_ttft(started, tpot, workload.osl, running, 1.0 / occupied_s)
+    started = pool_limited_ttft(started, tpot, workload.osl, running, 1.0 / service_s)
     return as_floats(started + slot_wait(per_rank, running, started + workload.osl * tpot)), tpot
 
 
@@ -275,6 +302,22 @@ def decode_token_s(
     drafting = 1.0 + workload.draft_tokens * workload.draft_cost
     decode_s = as_floats(steps.decode.seconds) * stage_imbalance(model.layers, grid.pp) * drafting
     return as_floats(decode_s / speculated_tokens(workload.draft_tokens, workload.acceptance))
+
+
+def riding_s(steps: ServingSteps) -> npt.NDArray[np.float64]:
+    """Time of the decode steps that a prompt is spread over, which no other prompt can use.
+
+    Parameters
+    ----------
+    steps : ServingSteps
+        Step times of the plans.
+
+    Returns
+    -------
+    ndarray of grid.shape
+        Seconds; 0 where prompts have steps of their own.
+    """
+    return as_floats(steps.riding_steps * steps.decode.seconds / as_floats(steps.together))
 
 
 def streaming_delay(target: Target, steps: ServingSteps, decode_s: Floats, tpot: Floats) -> npt.NDArray[np.float64]:

@@ -53,8 +53,9 @@ class StepTime:
     Parameters
     ----------
     columns : mapping
-        seconds, lower_s, upper_s, the parts compute_s, memory_s, network_s, latency_s and host_s, the bound, and the
-        time on each basis -> one value per different step [s].
+        seconds, those of attention, all of the device's and of its links (attention_s, device_s, links_s), lower_s,
+        upper_s, the parts compute_s, memory_s, network_s, latency_s and host_s, the bound, and the time on each
+        basis -> one value per different step [s].
     where : numpy.ndarray
         Which of them each plan has.
     lines : tuple of Line
@@ -246,6 +247,9 @@ def _columns(work: StepWork) -> dict[str, npt.NDArray[np.float64]]:
     return {
         "seconds": both + host_s,
         **{f"{name}_s": part for name, part in zip(RESOURCES, parts, strict=True)},
+        "attention_s": sums["attention"],
+        "device_s": sums["device"],
+        "links_s": sums["network"],
         "lower_s": exact,
         "upper_s": sums["device"] + sums["network"] + host_s,
         "bound": parts.argmax(axis=0).astype(np.float64),

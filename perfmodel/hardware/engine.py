@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+SCHEDULES = ("prefill-first", "chunked", "layered")
+"""How prompts and running requests share an engine's steps."""
+
 
 @dataclass(frozen=True, slots=True)
 class Engine:
@@ -47,6 +50,11 @@ class Engine:
         Share of collectives hidden behind computation [1].
     fused : tuple of str
         Passes that are part of a neighbouring kernel in this engine, by the name they have in a derivation.
+    schedule : str
+        "prefill-first": waiting prompts run before the next decode step. "chunked": each step holds a chunk of a prompt
+        beside all running requests. "layered": each step takes a whole prompt through one group of layers.
+    chunk_tokens : float
+        Tokens of a step of the chunked schedule, those of running requests included.
     """
 
     id: str
@@ -67,3 +75,5 @@ class Engine:
     lockstep: float = 0.0
     overlap: float = 0.0
     fused: tuple[str, ...] = ()
+    schedule: str = "prefill-first"
+    chunk_tokens: float = 512.0

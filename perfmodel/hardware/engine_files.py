@@ -33,6 +33,13 @@ class _Names(BaseModel):
     source: str = Field(min_length=1)
 
 
+class _Schedule(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    value: Literal["prefill-first", "chunked", "layered"]
+    source: str = Field(min_length=1)
+
+
 class _EngineFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -55,12 +62,15 @@ class _EngineFile(BaseModel):
     lockstep: _Value
     overlap: _Value
     fused: _Names = _Names(value=(), source="none")
+    schedule: _Schedule = _Schedule(value="prefill-first", source="default")
+    chunk_tokens: _Value = _Value(value="512", source="default")
 
 
 _DIMENSIONS = {
     "memory_fraction": "fraction",
     "framework_bytes": "size",
     "step_tokens": "count",
+    "chunk_tokens": "count",
     "decode_layer": "time",
     "prefill_layer": "time",
     "request": "time",
@@ -150,4 +160,6 @@ def load_engine(name: str, profiles: str | os.PathLike[str] | None = None) -> En
         lockstep=numbers["lockstep"],
         overlap=numbers["overlap"],
         fused=parsed.fused.value,
+        schedule=parsed.schedule.value,
+        chunk_tokens=numbers["chunk_tokens"],
     )

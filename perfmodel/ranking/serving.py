@@ -301,6 +301,11 @@ def _limit_rules(estimate: Estimate, limits: Limits, gpus: int) -> tuple[Rule, .
             (concurrency > room).reshape(shape),
             lambda i: f"the KV cache of {concurrency[i]:.0f} requests exceeds memory, which holds {room[i]:.0f}",
         ),
+        Rule(
+            "prompts come faster than they are worked off",
+            np.isinf(ttft).reshape(shape),
+            lambda _: "prompts come faster than they are worked off",
+        ),
         Rule("no arrivals", np.equal(rate, 0).reshape(shape), lambda _: "a request that sees no other has no rate"),
         Rule(
             f"TPOT above {format_time(limits.tpot_s)}" if np.isfinite(limits.tpot_s) else "TPOT",

@@ -8,6 +8,7 @@ import numpy as np
 from perfmodel.arrays import as_floats
 from perfmodel.costs.registry import get_formula
 from perfmodel.errors import PlanError
+from perfmodel.estimate.mixed_steps import decoding_requests
 from perfmodel.estimate.result import BOUNDS
 from perfmodel.estimate.serving import (
     decode_token_s,
@@ -72,7 +73,8 @@ def derivation(
     steps = serving_steps(model, target, flat, workload, precision, keep_lines=True)
     # Requests that find no room in the cache wait, so they are in no step.
     running = max(min(np.ceil(row["concurrency"] / row["dp"]), row["capacity_requests"] / row["dp"]), 1.0)
-    per_rank = int(np.ceil(running / row["pp"]))
+    decoding = float(np.max(decoding_requests(model, target, workload, running)))
+    per_rank = int(np.ceil(decoding / row["pp"]))
     lines = [
         f"{model.id} on {target.system.id}, {plan_name(row)}, {row['concurrency']} requests in flight,"
         f" {workload.isl:,.0f} tokens in, {workload.osl:,.0f} out",
@@ -88,14 +90,17 @@ def derivation(
         engine = target.engine
         decode_s = decode_token_s(model, flat, workload, steps)
         seen = float(np.ravel(streaming_delay(target, steps, decode_s, row["tpot_s"]))[0])
-        others = max(row["concurrency"] // row["dp"] - 1, 0)
+        others = max(int(decoding) - 1, 0)
+        alone = engine.schedule == "prefill-first"
+        own = "" if alone else f" over {_scalar(steps.riding_steps):,.0f} steps shared with running requests"
+        queue = "closed_loop_wait" if alone else "balanced_wait"
         lines += [
             f"TPOT {format_time(row['tpot_s'])} = longest decode stage, and {others}"
             f" prefills of others spread over {workload.osl:,.0f} tokens   [interleaved_tpot]",
-            f"TTFT {format_time(row['ttft_s'])} = own prefill {format_time(row['prefill_s'])},"
+            f"TTFT {format_time(row['ttft_s'])} = own prefill {format_time(row['prompt_s'])}{own},"
             f" {engine.stream_steps:g} steps until it is seen {_zero(seen)}, host {_zero(engine.request_s)},"
-            f" waiting for others {_zero(max(row['ttft_s'] - row['prefill_s'] - seen - engine.request_s, 0.0))}"
-            "   [first_wave_wait, closed_loop_wait, pool_limited_ttft, slot_wait]",
+            f" waiting for others {_zero(max(row['ttft_s'] - row['prompt_s'] - seen - engine.request_s, 0.0))}"
+            f"   [first_wave_wait, {queue}, pool_limited_ttft, slot_wait]",
             f"rate {row['tokens_per_s_per_gpu']:,.1f} output tokens per second and GPU, bound by {row['bound']}",
             "",
         ]

@@ -1,0 +1,152 @@
+"""Mixed steps: what a prompt costs where it shares the steps of running requests, by chunks or by groups of layers."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from perfmodel.arrays import Floats, as_floats
+from perfmodel.costs.scheduling import chunk_context, decoding_limit, layer_groups, prompt_chunks
+from perfmodel.estimate.step import StepTime
+from perfmodel.estimate.target import Target
+from perfmodel.estimate.workload import Workload
+from perfmodel.layers.base import Step
+from perfmodel.models.spec import ModelSpec
+
+GRAPH_TOKENS = 512.0
+"""Tokens up to which a mixed step is a captured graph: the largest size that vLLM captures by default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """How a prompt is divided over steps.
+
+    Parameters
+    ----------
+    steps : float or array
+        Decode steps that it is spread over.
+    passes : float or array
+        Times that the weights are read for it; the last chunk counts by its share.
+    tokens : float or array
+        Its tokens in one pass.
+    together : float or array
+        Prompts that go through one step.
+    dense : Step
+        Everything but attention of one pass: the prompt's tokens and those of running requests.
+    attention : Step
+        Attention of one pass of the prompt.
+    """
+
+    steps: Floats
+    passes: Floats
+    tokens: Floats
+    together: Floats
+    dense: Step
+    attention: Step
+
+
+def pieces_of(model: ModelSpec, target: Target, workload: Workload, batch: Floats) -> Pieces:
+    """Divide a prompt as the engine's schedule does.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Gives the number of layers.
+    target : Target
+        Gives the schedule.
+    workload : Workload
+        Lengths.
+    batch : float or array
+        Running requests in a step.
+
+    Returns
+    -------
+    Pieces
+        Steps to time, and how often each occurs.
+    """
+    fresh, isl = as_floats(workload.new_tokens), as_floats(workload.isl)
+    riding = as_floats(batch) * (workload.draft_tokens + 1.0)
+    if target.engine.schedule == "layered":
+        steps, tokens = as_floats(layer_groups(fresh, model.layers)), fresh
+        together = as_floats(1.0)
+    else:
+        # Of a step's tokens those of running requests come first; the sum stays what the kernels' tiles are made for.
+        room = np.maximum(target.engine.chunk_tokens - riding, 1.0)
+        tokens = np.minimum(room, fresh)
+        steps = as_floats(prompt_chunks(fresh, tokens))
+        together = np.maximum(np.floor(room / fresh), 1.0)
+    passes = fresh / tokens
+    sequences = as_floats(batch) + 1.0
+    rows = (tokens + riding) / sequences
+    return Pieces(
+        steps,
+        passes,
+        tokens,
+        together,
+        dense=Step(sequences, rows, rows, decode=False),
+        attention=Step(as_floats(1.0), tokens, chunk_context(fresh, passes, isl - fresh), decode=False),
+    )
+
+
+def decoding_requests(model: ModelSpec, target: Target, workload: Workload, running: Floats) -> npt.NDArray[np.float64]:
+    """Requests that decode at once, of those that have a place: under mixed schedules prompts may be the bottleneck.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Gives the number of layers.
+    target : Target
+        Gives the schedule.
+    workload : Workload
+        Lengths.
+    running : float or array
+        Requests of one rank whose cache fits.
+
+    Returns
+    -------
+    numpy.ndarray
+        At least 1.
+    """
+    osl, fresh = as_floats(workload.osl), as_floats(workload.new_tokens)
+    match target.engine.schedule:
+        case "chunked":
+            limit = decoding_limit(fresh, osl, target.engine.chunk_tokens, workload.draft_tokens + 1.0)
+        case "layered":
+            limit = osl / layer_groups(fresh, model.layers)
+        case _:
+            return as_floats(running)
+    return np.maximum(np.minimum(running, np.ceil(limit)), 1.0)
+
+
+def added_s(
+    model: ModelSpec, target: Target, pieces: Pieces, *, dense: StepTime, attention: StepTime, decode: StepTime
+) -> npt.NDArray[np.float64]:
+    """Time that one prompt adds to all steps that it shares with running requests.
+
+    Weights are read once for both; attention is that of the chunk and that of the running requests.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Gives the number of layers.
+    target : Target
+        Gives the host's time.
+    pieces : Pieces
+        How the prompt is divided.
+    dense, attention : StepTime
+        Times of the two steps of `pieces`.
+    decode : StepTime
+        The decode step without a prompt.
+
+    Returns
+    -------
+    numpy.ndarray
+        Seconds of all pieces together, through all layers [s].
+    """
+    engine = target.engine
+    rows = as_floats(pieces.dense.batch) * pieces.dense.tokens
+    captured = (rows <= GRAPH_TOKENS) & (engine.schedule == "chunked")
+    saved = np.where(captured, max(engine.prefill_layer_s - engine.decode_layer_s, 0.0) * model.layers, 0.0)
+    other = dense.seconds - dense.over_plans("attention_s") - saved
+    own = decode.seconds - decode.over_plans("attention_s")
+    return as_floats(pieces.passes * np.maximum(other - own + attention.over_plans("attention_s"), 0.0))
