@@ -4,12 +4,14 @@ from typing import Any
 
 from perfmodel.estimate.training import TrainingEstimate, TrainingWorkload, predict_training
 from perfmodel.estimate.training_target import TrainingTarget, training_target
+from perfmodel.hardware.cluster import Cluster
 from perfmodel.hardware.fabric import System
 from perfmodel.layers.training_recipe import get_recipe
 from perfmodel.models.catalog import load_model
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.training_grid import TrainingGrid
 from perfmodel.ranking.training import Reliability, TrainingRanking, rank_training
+from perfmodel.ranking.training_placed import PlacedRanking, rank_placed_training
 from perfmodel.units import parse
 
 
@@ -144,4 +146,77 @@ def rank_training_plans(
         tokens=count(tokens),
         chosen={k: v for k, v in chosen.items() if v is not None},
         reliability=reliability,
+    )
+
+
+def rank_on_cluster(
+    model: ModelSpec | str,
+    system: System | TrainingTarget | str,
+    cluster: Cluster,
+    *,
+    seq: float | str,
+    global_batch: int | str,
+    precision: str = "bf16",
+    stack: str = "neutral",
+    method: str = "full",
+    adapter_rank: float = 16.0,
+    top: int = 10,
+    **chosen: Any,
+) -> PlacedRanking:
+    """Rank training plans on nodes that are not connected alike, each plan on the nodes that suit it best.
+
+    Parameters
+    ----------
+    model : ModelSpec or str
+        Model, or its name or the path of a config.json.
+    system : System, TrainingTarget or str
+        Device and scale-up domain of a node.
+    cluster : Cluster
+        Nodes and the bandwidth between them; all are used.
+    seq : float or str
+        Tokens of a sequence.
+    global_batch : int or str
+        Sequences of a step.
+    precision : str
+        Recipe.
+    stack : str
+        Stack profile, where `system` is not a target.
+    method : str
+        full, lora or forward.
+    adapter_rank : float
+        Rank of the adapters.
+    top : int
+        Plans wanted.
+    **chosen
+        Knobs of `training_plans` held at one value; None leaves them free.
+
+    Returns
+    -------
+    PlacedRanking
+        Ranked plans.
+
+    Raises
+    ------
+    NothingFeasibleError
+        If nothing fits.
+
+    Examples
+    --------
+    >>> from perfmodel.hardware.cluster import cluster_of_islands
+    >>> cluster = cluster_of_islands("2x25GB/s, 2x25GB/s", "1GB/s")
+    >>> best = rank_on_cluster("llama-3.1-8b", "hgx-a100", cluster, seq="4Ki", global_batch=256, pp=2, top=1).plans[0]
+    >>> best.stages
+    (('a1', 'a2'), ('b1', 'b2'))
+    """
+    spec = load_model(model) if isinstance(model, str) else model
+    on = system if isinstance(system, TrainingTarget) else training_target(system, stack)
+    tokens, sequences = (parse(v, "count") if isinstance(v, str) else float(v) for v in (seq, global_batch))
+    return rank_placed_training(
+        spec,
+        on,
+        cluster,
+        TrainingWorkload(tokens, sequences),
+        get_recipe(precision, method, adapter_rank),
+        top=top,
+        chosen={k: v for k, v in chosen.items() if v is not None},
     )

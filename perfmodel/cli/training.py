@@ -1,6 +1,7 @@
 """Training commands: predict and validate cases, rank the plans of a budget, derive one plan."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -8,6 +9,10 @@ from perfmodel.cli import options
 from perfmodel.cli import training_options as knobs
 from perfmodel.cli.options import Format
 from perfmodel.cli.predict import Cases, deliver_predictions
+
+if TYPE_CHECKING:
+    from perfmodel.hardware.cluster import Cluster
+    from perfmodel.ranking.training_placed import PlacedRanking
 
 
 def predict(
@@ -82,6 +87,9 @@ def rank(
     schedule: Annotated[
         str | None, typer.Option(help="Pipeline schedule: 1f1b, gpipe, zb-h1, zb-h2, dualpipe.")
     ] = None,
+    islands: knobs.Islands = None,
+    between: knobs.Between = None,
+    links: knobs.Links = None,
     mtbf: Annotated[str | None, typer.Option(help="Mean time between failures of one device: gives goodput.")] = None,
     checkpoint: Annotated[str, typer.Option(help="Time that writing a checkpoint stops the job.")] = "60s",
     restart: Annotated[str, typer.Option(help="Time from a failure until the job computes again.")] = "10min",
@@ -92,7 +100,7 @@ def rank(
     profiles: options.Profiles = None,
 ) -> None:
     """Rank every training plan that fits by the time of one optimizer step."""
-    from perfmodel.api_training import rank_training_plans
+    from perfmodel.api_training import rank_on_cluster, rank_training_plans
     from perfmodel.estimate.training_target import training_target
     from perfmodel.models.catalog import load_model
     from perfmodel.ranking.training import Reliability
@@ -107,35 +115,44 @@ def rank(
     target = training_target(
         options.system_of(system, what_if, profiles), stack, host_link=host_link, profiles=profiles
     )
+    request: dict[str, Any] = {
+        "seq": options.count(seq, "seq"),
+        "global_batch": options.count(global_batch, "global-batch"),
+        "precision": precision,
+        "method": method,
+        "adapter_rank": adapter_rank,
+        "tp": tp,
+        "pp": pp,
+        "dp": dp,
+        "cp": cp,
+        "ep": ep,
+        "vp": vp,
+        "micro_batch": micro_batch,
+        "recompute": recompute,
+        "zero": zero,
+        "shard_copies": shard_copies,
+        "tp_overlap": float(tp_overlap),
+        "edge_layers": edge_layers,
+        "skipped_stages": skipped_stages,
+        "sequence_chunks": sequence_chunks,
+        "offload_activations": offload_activations,
+        "offload_optimizer": offload_optimizer,
+        "offload_weights": offload_weights,
+        "schedule": schedule,
+    }
+    devices = options.count(gpus, "gpus")
+    if islands or links:
+        cluster = _cluster(islands, between, links, devices, target.system.scale_up_devices)
+        placed = rank_on_cluster(load_model(model), target, cluster, top=top, **request)
+        options.deliver(_placed_text(placed, format), output)
+        return
     ranking = rank_training_plans(
         load_model(model),
         target,
-        gpus=options.count(gpus, "gpus"),
-        seq=options.count(seq, "seq"),
-        global_batch=options.count(global_batch, "global-batch"),
+        gpus=devices,
         tokens=float(options.count(tokens, "tokens")) if tokens else 0.0,
-        precision=precision,
-        method=method,
-        adapter_rank=adapter_rank,
-        tp=tp,
-        pp=pp,
-        dp=dp,
-        cp=cp,
-        ep=ep,
-        vp=vp,
-        micro_batch=micro_batch,
-        recompute=recompute,
-        zero=zero,
-        shard_copies=shard_copies,
-        tp_overlap=float(tp_overlap),
-        edge_layers=edge_layers,
-        skipped_stages=skipped_stages,
-        sequence_chunks=sequence_chunks,
-        offload_activations=offload_activations,
-        offload_optimizer=offload_optimizer,
-        offload_weights=offload_weights,
-        schedule=schedule,
         reliability=reliability,
+        **request,
     )
     if format is Format.json:
         options.deliver(to_json(report.training_document(ranking, top)), output)
@@ -147,6 +164,34 @@ def rank(
         lines += ["Best plan:", *report.memory_lines(ranking.estimate, int(ranking.order[0])), ""]
         lines += [f" {report.why_not_training(ranking)}", f" {report.conventions()}", *what_if_lines(target.system)]
         options.deliver("\n".join(lines), output)
+
+
+def _cluster(islands: str | None, between: str | None, links: Path | None, gpus: int, node: int) -> "Cluster":
+    from perfmodel.errors import PlanError
+    from perfmodel.hardware.cluster import cluster_of_islands, read_cluster
+
+    if islands and links:
+        raise PlanError("--islands and --links both say how nodes are connected; give one of them")
+    if islands and not between:
+        raise PlanError("--islands needs --between, the bandwidth per device from one island to another")
+    cluster = cluster_of_islands(islands, between or "") if islands else read_cluster(str(links))
+    if len(cluster) * node != gpus:
+        raise PlanError(f"{len(cluster)} nodes of {node} devices are {len(cluster) * node} devices, not --gpus {gpus}")
+    return cluster
+
+
+def _placed_text(ranking: "PlacedRanking", format: Format) -> str:
+    from perfmodel.reports import training_placed as report
+    from perfmodel.reports.export import to_csv, to_json
+    from perfmodel.reports.tables import plain_table
+
+    if format is Format.json:
+        return to_json(report.placed_document(ranking))
+    if format is Format.csv:
+        return to_csv([dict(plan.row) for plan in ranking.plans])
+    lines = [report.placed_verdict(ranking), "", plain_table(*report.placed_rows(ranking)), "", "Best plan:"]
+    lines += [plain_table(*report.stage_rows(ranking.plans[0])), "", f" {report.placed_note(ranking)}"]
+    return "\n".join(lines)
 
 
 def explain(

@@ -1,5 +1,6 @@
 """Options of training plans that several commands share."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,3 +24,8 @@ SequenceChunks = Annotated[int, typer.Option(help="Pieces of a sequence in the b
 TpOverlap = Annotated[bool, typer.Option(help="Run tensor-parallel exchanges in pieces beside the products.")]
 EdgeLayers = Annotated[int, typer.Option(help="Layers that embedding and head count for, each, in dividing stages.")]
 SkippedStages = Annotated[float, typer.Option(help="Part of the stages that a microbatch leaves out, 0 to below 1.")]
+Islands = Annotated[
+    str | None, typer.Option(help="Nodes and bandwidth per device of islands, '4x25GB/s, 4x12.5GB/s'; @0.8 for slower.")
+]
+Between = Annotated[str | None, typer.Option(help="Bandwidth per device between islands.")]
+Links = Annotated[Path | None, typer.Option(help="CSV table of the bandwidth per device between every two nodes.")]

@@ -172,7 +172,11 @@ def step_of(
     microbatches = as_floats(microbatches) * visited / grid.pp
     both_ways = np.equal(grid.schedule, SCHEDULES.index("dualpipe"))
     hidden = piped & ((grid.vp > 1) | both_ways) & target.stack.hidden_hops
-    result["pp"] = np.where(hidden, 0.0, 2.0 * microbatches * hop * np.where(target.stack.hidden_hops, 1.0, grid.vp))
+    plain = 2.0 * hop * np.where(target.stack.hidden_hops, 1.0, grid.vp)
+    # A hop hides behind the next chunk, if it does not take longer.
+    chunks = (as_floats(result["forward_s"]) / grid.vp, as_floats(result["backward_s"]) / grid.vp)
+    beyond = grid.vp * (np.maximum(hop - chunks[0], 0.0) + np.maximum(hop - chunks[1], 0.0))
+    result["pp"] = microbatches * np.where(hidden, beyond, plain)
     result["bubble"] = as_floats(result["bubble"]) + 2.0 * (visited - 1.0) * hop
     if weights.tied:
         gradient = target.stack.gradient_bytes * as_floats(weights.table.learned)

@@ -26,8 +26,21 @@ _WORDS = {
 }
 
 
-def _shares(row: Mapping[str, Any]) -> list[tuple[float, str]]:
-    return sorted(((row[f"{part}_s"] / row["step_s"], part) for part in STEP_PARTS), reverse=True)
+def time_goes_to(row: Mapping[str, Any]) -> str:
+    """Name the three largest parts of a step.
+
+    Parameters
+    ----------
+    row : mapping
+        Columns of a plan.
+
+    Returns
+    -------
+    str
+        For instance "compute 74%, tp 16%, bubble 6%"; nothing below 2 %.
+    """
+    shares = sorted(((row[f"{part}_s"] / row["step_s"], part) for part in STEP_PARTS), reverse=True)
+    return ", ".join(f"{part} {100 * share:.0f}%" for share, part in shares[:3] if share >= 0.02)
 
 
 def training_verdict(ranking: TrainingRanking) -> str:
@@ -92,11 +105,10 @@ def training_rows(ranking: TrainingRanking, top: int) -> tuple[list[str], list[l
     rows = []
     for rank in range(1, min(top, len(ranking)) + 1):
         row = ranking.row(rank)
-        goes = ", ".join(f"{part} {100 * share:.0f}%" for share, part in _shares(row)[:3] if share >= 0.02)
         cells = [str(rank), *(str(row[k]) for k in knobs), format_time(row["step_s"])]
         cells += [f"{row['tokens_per_s_per_gpu']:,.0f}", f"{100 * row['mfu']:.1f}%", f"{100 * row['hfu']:.1f}%"]
         cells += [f"{row['days']:,.1f}"] if ranking.tokens else []
-        rows.append([*cells, format_size(row["peak_bytes"], binary=True), goes])
+        rows.append([*cells, format_size(row["peak_bytes"], binary=True), time_goes_to(row)])
     return header, rows
 
 

@@ -131,3 +131,38 @@ def test_explain_derives_time_and_memory(capsys):
         "numbers of the stack neutral",
     ):
         assert part in out
+
+
+def test_rank_on_islands(capsys):
+    islands = ["--islands", "1x50GB/s, 1x50GB/s", "--between", "1GB/s"]
+    code, out, err = run(capsys, *RANK, *islands, "--top", 2)
+    assert (code, err) == (0, "")
+    assert out.startswith("Best: ")
+    for part in ("nodes in the order given", "as given", "stage", "a1", "placed on 2 nodes"):
+        assert part in out
+    code, out, _ = run(capsys, *RANK, *islands, "--top", 2, "--format", "json")
+    document = json.loads(out)
+    assert list(document) == ["verdict", "plans", "infeasible", "provenance"]
+    assert document["plans"][0]["step_s"] <= document["plans"][0]["given_step_s"]
+    assert sorted(name for names in document["plans"][0]["stage_nodes"] for name in names) == ["a1", "b1"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--islands", "1x50GB/s"], "needs --between"),
+        (["--islands", "4x50GB/s", "--between", "1GB/s"], "not --gpus 16"),
+        (["--islands", "2x50", "--between", "1GB/s"], "island '2x50'"),
+        (["--links", "none.csv"], "none.csv"),
+        (["--islands", "2x5GB/s", "--links", "none.csv"], "give one of them"),
+        (["--host-link", "pcie9"], "unknown link to the host 'pcie9'"),
+        (["--host-link", "0GB/s"], "above zero"),
+        (["--offload-weights", "2"], "offload_weights must be"),
+        (["--sequence-chunks", "0"], "sequence_chunks must be"),
+    ],
+)
+def test_bad_clusters_and_knobs_are_one_line(capsys, extra, message):
+    code, out, err = run(capsys, *RANK, *extra)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
