@@ -98,11 +98,14 @@ def fits(rule: Mapping[str, Any], device: str, kernel: KernelCalibration) -> boo
 
 
 def entries(files: Mapping[str, Sequence[KernelCalibration]], rules: Mapping[str, Any]) -> list[Entry]:
-    """Pair every kernel of `device/engine` files with the first target and the first reason that fit."""
+    """Pair every kernel of `device/engine` files with the first target and the first reason that fit.
+
+    Kernels whose coefficients were taken from printed figures have nothing that was held out, and are not among them.
+    """
     found = []
     for name, kernels in files.items():
         device = name.partition("/")[0]
-        for kernel in kernels:
+        for kernel in (each for each in kernels if not each.provenance.get("published")):
             target = next((rule for rule in rules["target"] if fits(rule, device, kernel)), None)
             if target is None:
                 raise ValueError(f"{RULES.name}: no target fits {kernel.operator} {kernel.format} of {name}")
@@ -193,7 +196,13 @@ def read_engines(folder: Path) -> dict[str, Mapping[str, Any]]:
 
 
 def shown(value: Any) -> str:
-    """Write a constant of an engine file."""
+    """Write a constant of an engine file; one with several parts is a table of them beside its source."""
+    if isinstance(value, Mapping):
+        return (
+            shown(value["value"])
+            if "value" in value
+            else ", ".join(f"{key} {shown(part)}" for key, part in value.items() if key not in ("source", "note"))
+        )
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
@@ -210,7 +219,7 @@ def engine_tables(engines: Mapping[str, Mapping[str, Any]]) -> list[str]:
     rows = []
     for key in keys:
         item = meanings.get(key) or meanings[f"{key}_s"]
-        values = [shown(each[key]["value"]) if key in each else "–" for each in engines.values()]
+        values = [shown(each[key]) if key in each else "–" for each in engines.values()]
         rows.append((f"`{key}`", *map(text, values), text(item.description)))
     lines = table(("constant", *engines, "meaning"), rows)
     lines += ["Where a constant has no value, it is that of an engine without such a thing. Their sources:"]

@@ -30,7 +30,7 @@ def _operand_bytes(load: ExpertLoad, hidden: Any, width: Any, matrices: Any, wei
     name="experts_bound",
     quantity="time",
     equation=r"t \ge \max\left(\frac{2 M \cdot R H I / tp}{P},"
-    r"\frac{\max(0, E_a M H I w / tp - C) + \max(0, 4 T_r H - C)}{B}\right)",
+    r"\frac{\max(0, E_a M H I w / tp - C) + \max(0, (a + 2) T_r H - C)}{B}\right)",
     source="Derived: arithmetic at peak; weights of active experts and the rank's tokens, in and out, from memory.",
     valid={"tokens": (0, 2**20), "experts": (1, 2**16), "topk": (1, 64)},
 )
@@ -50,12 +50,13 @@ def experts_bound(
     peak_flops: Floats,
     memory_bandwidth: Floats,
     weight_bytes: Floats,
+    input_bytes: Floats = 2.0,
     cache_bytes: "Floats | None" = None,
 ) -> Floats:
     r"""Least time of the routed experts of one layer on the busiest rank.
 
     .. math:: t \ge \max\left(\frac{2 M R H I / tp}{P},
-        \frac{\max(0, E_a M H I w / tp - C) + \max(0, 4 T_r H - C)}{B}\right)
+        \frac{\max(0, E_a M H I w / tp - C) + \max(0, (a + 2) T_r H - C)}{B}\right)
 
     with M = 3 matrices of a gated expert or 2, R rows, E_a active experts and T_r tokens of the rank.
 
@@ -83,6 +84,8 @@ def experts_bound(
         Memory bandwidth [B/s].
     weight_bytes : float or array
         Bytes per weight element, scales included [B].
+    input_bytes : float or array
+        Bytes a per element of the tokens as they come: 2, or 1 where they were quantised before they were sent [B].
     cache_bytes : float or array, optional
         Last-level cache: holds activations, and weights where `warm` [B].
 
@@ -107,7 +110,9 @@ def experts_bound(
     weights = _operand_bytes(load, h, width, matrices, as_floats(weight_bytes))
     cache = as_floats(0.0 if cache_bytes is None else cache_bytes)
     compute = 2.0 * matrices * load.rows * h * width / as_floats(peak_flops)
-    moved = np.maximum(weights - np.where(warm, cache, 0.0), 0.0) + np.maximum(4.0 * load.tokens * h - cache, 0.0)
+    moved = np.maximum(weights - np.where(warm, cache, 0.0), 0.0) + np.maximum(
+        (as_floats(input_bytes) + 2.0) * load.tokens * h - cache, 0.0
+    )
     return np.maximum(compute, moved / as_floats(memory_bandwidth))  # type: ignore[no-any-return]
 
 

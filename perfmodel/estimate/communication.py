@@ -120,6 +120,8 @@ def _exchange(op: Collective, links: Links, target: Target) -> Candidate | None:
         "bandwidth": target.system.scale_up.bandwidth,
         "cores": float(target.device.cores),
         "sms": COMMUNICATION_CORES,
+        "memory_bandwidth": target.device.memory_bandwidth,
+        "imbalance": op.exchange.imbalance,
     }
     owner = kernel.owner(target.device.id)
     source = f"{owner}/{kernel.engine} {kernel.version}".strip()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from perfmodel.arrays import as_floats
+from perfmodel.estimate.arrangement import arranged
 from perfmodel.estimate.communication import time_collective
 from perfmodel.estimate.target import Target
 from perfmodel.layers.base import Layer, Shard, Step, activation_bytes
@@ -106,7 +107,8 @@ class Compiled:
         """
         shard = shard_of(grid)
         if layer < len(self.layers):
-            return self.layers[layer][0].operators(step, shard, self.precision)
+            found = self.layers[layer][0]
+            return arranged(found, found.operators(step, shard, self.precision), self.target.engine, step, shard)
         # p - 1 transfers, divided among the ranks of a tensor group.
         nbytes = as_floats(step.rows(shard)) * self.model.hidden * activation_bytes(self.precision) / grid.tp
         return (Collective("activations to the next stage", "point_to_point", nbytes, "pp", count=grid.pp - 1.0),)

@@ -5,11 +5,17 @@ import numpy as np
 from perfmodel.arrays import as_floats
 from perfmodel.estimate.footprint import Footprint
 from perfmodel.estimate.target import Target
+from perfmodel.hardware.engine import Engine
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import PlanGrid
 from perfmodel.parallel.rules import Rule, structural_rules
 
 _GIB = 2.0**30
+
+
+def _places(experts: int, engine: Engine) -> tuple[int, ...]:
+    copied = experts + engine.redundant_experts
+    return (copied, copied + engine.shared_copies)
 
 
 def serving_rules(model: ModelSpec, target: Target, grid: PlanGrid, footprint: Footprint) -> tuple[Rule, ...]:
@@ -37,7 +43,13 @@ def serving_rules(model: ModelSpec, target: Target, grid: PlanGrid, footprint: F
     weights_flat = np.broadcast_to(as_floats(footprint.weights), grid.shape).ravel()
     one = np.broadcast_to(as_floats(footprint.cache_per_request), grid.shape).ravel()
     return (
-        *structural_rules(grid, model.divisors(), layers=model.layers, max_devices=target.system.max_devices),
+        *structural_rules(
+            grid,
+            model.divisors(),
+            layers=model.layers,
+            max_devices=target.system.max_devices,
+            expert_places=_places(model.divisors().get("experts", 0), target.engine),
+        ),
         Rule(
             "weights exceed memory",
             fixed > room,

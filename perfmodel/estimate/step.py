@@ -1,7 +1,7 @@
 """Seconds of one forward step of a whole model, summed over blocks and operators, for many plans at once."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,10 +9,20 @@ import numpy.typing as npt
 
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.compute import overlapped
-from perfmodel.estimate.compiled import KNOBS, LENGTHS, compile_model
+from perfmodel.estimate.compiled import KNOBS, LENGTHS, compile_model, shard_of
 from perfmodel.estimate.operator_sums import BASES, StepWork, time_works
+from perfmodel.estimate.streams import (
+    StreamTimes,
+    fastest_split,
+    is_cut,
+    microbatch,
+    other_share,
+    overlapped_streams,
+    with_cores,
+)
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.timing import OperatorTime
+from perfmodel.hardware.engine import Streams
 from perfmodel.layers.base import Step
 from perfmodel.layers.operators import Operator
 from perfmodel.layers.precision import Precision
@@ -60,11 +70,19 @@ class StepTime:
         Which of them each plan has.
     lines : tuple of Line
         Every operator, where they were asked for.
+    streams : StreamTimes, optional
+        The two streams, where the engine cuts steps into microbatches.
     """
 
     columns: Mapping[str, npt.NDArray[np.float64]]
     where: npt.NDArray[np.intp]
     lines: tuple[Line, ...] = ()
+    streams: StreamTimes | None = None
+
+    @property
+    def resources(self) -> tuple[str, ...]:
+        """What the parts are charged to."""
+        return RESOURCES
 
     def over_plans(self, name: str) -> npt.NDArray[np.float64]:
         """One column for every plan.
@@ -183,7 +201,8 @@ def step_times(
 
     Every operator is timed once for the different sizes that it takes over all plans, together with all operators of
     its kind; its time is multiplied by how often its layer occurs and charged to the resource that binds it.
-    Collectives hide behind computation by the engine's overlap.
+    Collectives hide behind computation by the engine's overlap; where the engine cuts steps into microbatches, layers
+    with experts of one of them run beside those of the other.
 
     Parameters
     ----------
@@ -203,6 +222,50 @@ def step_times(
     list of StepTime
         One for each of `wanted`.
     """
+    steps = _whole_steps(model, target, wanted, precision, keep_lines=keep_lines)
+    if not model.is_moe:
+        return steps
+    return [
+        whole if streams is None else _streamed(model, target, whole, grid, step, precision, streams)
+        for whole, (grid, step) in zip(steps, wanted, strict=True)
+        for streams in (target.engine.decode_streams if step.decode else target.engine.prefill_streams,)
+    ]
+
+
+def _streamed(
+    model: ModelSpec,
+    target: Target,
+    whole: StepTime,
+    grid: PlanGrid,
+    step: Step,
+    precision: Precision,
+    streams: Streams,
+) -> StepTime:
+    """Time the two microbatches of a step beside each other, with the division of the cores that is fastest."""
+    cut = is_cut(step, shard_of(grid), streams)
+    if not np.any(cut):
+        return whole
+    with_lines = whole if whole.lines else _whole_steps(model, target, [(grid, step)], precision, keep_lines=True)[0]
+    part = [(grid, microbatch(step))]
+    found = []
+    for share in streams.first_cores:
+        first, second = (
+            _whole_steps(model, with_cores(target, cores), part, precision, keep_lines=True)[0]
+            for cores in (share, other_share(share))
+        )
+        found.append(overlapped_streams(with_lines, first, second, streams, share, cut))
+    return replace(fastest_split(found), lines=whole.lines)
+
+
+def _whole_steps(
+    model: ModelSpec,
+    target: Target,
+    wanted: Sequence[tuple[PlanGrid, Step]],
+    precision: Precision,
+    *,
+    keep_lines: bool,
+) -> list[StepTime]:
+    """Steps in one piece: operator after operator."""
     compiled = compile_model(model, target, precision)
     found = [
         distinct(

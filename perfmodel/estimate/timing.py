@@ -229,6 +229,7 @@ def _sizes(op: Gemm | Attention | Experts | Pass) -> dict[str, Any]:
             "queries": op.tokens,
             # Absorbed latent attention stores one vector per token, of which the values are a part.
             "kv_elements": op.qk_head_dim if op.latent and op.decode else None,
+            "shared_kv": op.latent and op.decode,
             "query_bytes": get_format(op.format).activation_bytes,
             "kv_bytes": get_format(op.kv_format).activation_bytes,
         }

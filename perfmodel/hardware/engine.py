@@ -5,6 +5,32 @@ from dataclasses import dataclass
 SCHEDULES = ("prefill-first", "chunked", "layered")
 """How prompts and running requests share an engine's steps."""
 
+LAYER_PARTS = ("attention", "gate", "shared", "exchange", "experts")
+"""Parts of a layer with experts that streams divide among themselves; `attention` is all that is none of the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """Two streams of one device between which the two microbatches of a step alternate.
+
+    Parameters
+    ----------
+    first : tuple of str
+        Parts of a layer with experts that run on the first stream, of `LAYER_PARTS`; the others run on the second.
+    first_cores : tuple of float
+        Shares of the device's cores that the first stream may have, of which the fastest is taken; the second has the
+        others. A share of 1 means that both streams use all cores, one at a time [1].
+    paired : bool
+        Whether a layer is four phases, in each of which one microbatch computes and the other one's tokens travel.
+    least_tokens : float
+        Tokens of a microbatch on one device below which a step stays whole.
+    """
+
+    first: tuple[str, ...] = ("attention",)
+    first_cores: tuple[float, ...] = (1.0,)
+    paired: bool = False
+    least_tokens: float = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Engine:
@@ -55,6 +81,20 @@ class Engine:
         beside all running requests. "layered": each step takes a whole prompt through one group of layers.
     chunk_tokens : float
         Tokens of a step of the chunked schedule, those of running requests included.
+    decode_streams, prefill_streams : Streams, optional
+        How the microbatches of a step with experts overlap; none where steps stay whole.
+    redundant_experts : int
+        Copies of busy experts beside the model's own, where expert-parallel ranks divide them all.
+    shared_copies : int
+        Copies of the shared expert that decode steps route to like the others, one of them per token; 0 where every
+        device computes it for its own tokens.
+    decode_spread, prefill_spread : float
+        Standard deviation, over its mean, of the load that a place for an expert keeps after balancing [1].
+    ordered_prefill : bool
+        Whether passes of their own put the rows of a prefill in the order of their experts and add up the results.
+    regrouped_prefill : bool
+        Whether prefill shares out tokens for the projections and heads for latent attention, changing between them by
+        an all-gather of the compressed vectors and an all-to-all of the heads.
     """
 
     id: str
@@ -77,3 +117,26 @@ class Engine:
     fused: tuple[str, ...] = ()
     schedule: str = "prefill-first"
     chunk_tokens: float = 512.0
+    decode_streams: Streams | None = None
+    prefill_streams: Streams | None = None
+    redundant_experts: int = 0
+    shared_copies: int = 0
+    decode_spread: float = 0.0
+    prefill_spread: float = 0.0
+    ordered_prefill: bool = False
+    regrouped_prefill: bool = False
+
+    def spread(self, *, decode: bool) -> float:
+        """Spread of the load of a place for an expert in one kind of step.
+
+        Parameters
+        ----------
+        decode : bool
+            Whether it is a decode step.
+
+        Returns
+        -------
+        float
+            Standard deviation over the mean [1].
+        """
+        return self.decode_spread if decode else self.prefill_spread

@@ -1,12 +1,12 @@
 """Engine files: reading how serving software uses a device, each number with its source."""
 
 import os
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from perfmodel.errors import ProfileError, UnitError
-from perfmodel.hardware.engine import Engine
+from perfmodel.hardware.engine import LAYER_PARTS, Engine, Streams
 from perfmodel.hardware.named_files import find_named, list_named, read_schema
 from perfmodel.units import parse
 
@@ -40,6 +40,19 @@ class _Schedule(BaseModel):
     source: str = Field(min_length=1)
 
 
+class _Streams(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    first: tuple[Literal[LAYER_PARTS], ...] = Field(min_length=1, max_length=len(LAYER_PARTS) - 1)  # type: ignore[valid-type]
+    first_cores: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(1.0,), min_length=1)
+    paired: bool = False
+    least_tokens: int = Field(default=1, ge=1)
+    source: str = Field(min_length=1)
+
+    def streams(self) -> Streams:
+        return Streams(self.first, self.first_cores, self.paired, self.least_tokens)
+
+
 class _EngineFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -64,6 +77,14 @@ class _EngineFile(BaseModel):
     fused: _Names = _Names(value=(), source="none")
     schedule: _Schedule = _Schedule(value="prefill-first", source="default")
     chunk_tokens: _Value = _Value(value="512", source="default")
+    decode_streams: _Streams | None = None
+    prefill_streams: _Streams | None = None
+    redundant_experts: _Value = _Value(value="0", source="none")
+    shared_copies: _Value = _Value(value="0", source="none")
+    decode_spread: _Value = _Value(value=0.0, source="definition: even")
+    prefill_spread: _Value = _Value(value=0.0, source="definition: even")
+    ordered_prefill: _Flag = _Flag(value=False, source="none")
+    regrouped_prefill: _Flag = _Flag(value=False, source="none")
 
 
 _DIMENSIONS = {
@@ -79,6 +100,10 @@ _DIMENSIONS = {
     "interference": "number",
     "lockstep": "fraction",
     "overlap": "fraction",
+    "redundant_experts": "count",
+    "shared_copies": "count",
+    "decode_spread": "number",
+    "prefill_spread": "number",
 }
 
 
@@ -162,4 +187,12 @@ def load_engine(name: str, profiles: str | os.PathLike[str] | None = None) -> En
         fused=parsed.fused.value,
         schedule=parsed.schedule.value,
         chunk_tokens=numbers["chunk_tokens"],
+        decode_streams=parsed.decode_streams.streams() if parsed.decode_streams else None,
+        prefill_streams=parsed.prefill_streams.streams() if parsed.prefill_streams else None,
+        redundant_experts=int(numbers["redundant_experts"]),
+        shared_copies=int(numbers["shared_copies"]),
+        decode_spread=numbers["decode_spread"],
+        prefill_spread=numbers["prefill_spread"],
+        ordered_prefill=parsed.ordered_prefill.value,
+        regrouped_prefill=parsed.regrouped_prefill.value,
     )

@@ -24,6 +24,7 @@ class _Provenance(BaseModel):
     heldout_median: float | None = None
     range: dict[str, tuple[float, float]] | None = None
     note: str | None = None
+    published: bool = False
 
 
 class _Kernel(BaseModel):

@@ -135,7 +135,7 @@ class Experts:
         Tokens before top-k on all devices of the layer together.
     hidden, intermediate : float
         Width of the model, and of one expert before it is split.
-    experts, topk : float
+    experts, topk : float or array
         Routed experts of the layer, and experts per token.
     ep, moe_tp : float or array
         Devices that share the experts, and devices that share one expert.
@@ -151,8 +151,8 @@ class Experts:
     tokens: Floats
     hidden: float
     intermediate: float
-    experts: float
-    topk: float
+    experts: Floats
+    topk: Floats
     ep: Floats
     moe_tp: Floats
     format: str
@@ -225,21 +225,24 @@ class Exchange:
         Tokens of one rank.
     hidden : float
         Elements of a token.
-    experts, topk : float
+    experts, topk : float or array
         Routed experts of the layer, and experts per token.
     decode : bool
         Whether it belongs to a decode step (low-latency kernels).
     groups, group_limit : int
         Groups of experts, and how many of them the router may pick for a token; 0 where it may pick all.
+    imbalance : float or array
+        Copies that the busiest rank receives over the mean.
     """
 
     tokens: Floats
     hidden: float
-    experts: float
-    topk: float
+    experts: Floats
+    topk: Floats
     decode: bool
     groups: int = 0
     group_limit: int = 0
+    imbalance: Floats = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,14 @@ def judge(shape: tuple[int, ...], rules: tuple[Rule, ...]) -> Verdicts:
     return Verdicts(code.ravel(), rules)
 
 
-def structural_rules(grid: PlanGrid, divisors: Mapping[str, int], *, layers: int, max_devices: int) -> tuple[Rule, ...]:
+def structural_rules(
+    grid: PlanGrid,
+    divisors: Mapping[str, int],
+    *,
+    layers: int,
+    max_devices: int,
+    expert_places: tuple[int, ...] = (),
+) -> tuple[Rule, ...]:
     """Rules of divisibility: a plan cuts the model into whole pieces, on a system that is large enough.
 
     Query heads must divide among tp ranks. Key-value heads must divide among them, or the ranks among the heads, in
@@ -127,6 +134,8 @@ def structural_rules(grid: PlanGrid, divisors: Mapping[str, int], *, layers: int
         Layers of the model.
     max_devices : int
         Devices that the system can connect.
+    expert_places : tuple of int
+        Numbers of places for experts, copies of some included, that ep may divide instead of the experts.
 
     Returns
     -------
@@ -174,7 +183,7 @@ def structural_rules(grid: PlanGrid, divisors: Mapping[str, int], *, layers: int
         )
         add(
             "ep does not divide the experts",
-            experts % ep != 0,
+            np.all([places % ep != 0 for places in (experts, *expert_places)], axis=0),
             lambda i: f"ep={ep[i]:.0f} does not divide {experts} experts",
         )
         width = divisors.get("expert_intermediate", 1)

@@ -17,6 +17,7 @@ from perfmodel.estimate.serving import (
     streaming_delay,
 )
 from perfmodel.estimate.step import RESOURCES, Line, StepTime
+from perfmodel.estimate.streams import StreamTimes
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.workload import Workload
 from perfmodel.layers.operators import Attention, Collective, Experts, Gemm, Operator
@@ -117,15 +118,8 @@ def derivation(
 def _tree(title: str, step: StepTime) -> list[str]:
     total = float(np.ravel(step.seconds)[0])
     rows: list[tuple[str, str, float, str]] = [("", title, total, "")]
-    order: list[str] = []
-    for line in step.lines:
-        if line.block not in order:
-            order.append(line.block)
-    for block in order:
-        members = [line for line in step.lines if line.block == block]
-        repeat = members[0].repeat
-        spent = repeat * sum(_scalar(line.time.seconds) for line in members)
-        rows.append(("├─ ", f"{repeat:.0f} x {block}", spent, ""))
+    for heading, spent, members in _groups(step):
+        rows.append(("├─ ", heading, spent, ""))
         shown = [line for line in members if _scalar(line.time.seconds) > 0]
         for line in shown:
             branch = "│  └─ " if line is shown[-1] else "│  ├─ "
@@ -146,6 +140,8 @@ def _tree(title: str, step: StepTime) -> list[str]:
         f"{name} {format_time(_scalar(s))}" for name, s in zip(RESOURCES, step.parts, strict=True) if _scalar(s) > 0
     )
     out.append(f"charged to: {parts}")
+    if step.streams is not None:
+        out += _streams(step.streams)
     out.append(
         f"bounds: roofline {format_time(_scalar(step.lower_s))} (everything hidden behind the busiest resource) ..."
         f" estimate {format_time(total)} ... serial {format_time(_scalar(step.upper_s))}"
@@ -154,6 +150,40 @@ def _tree(title: str, step: StepTime) -> list[str]:
     whole = sum(seconds_by_basis.values())
     out.append("rests on: " + ", ".join(f"{n} {100 * s / whole:.0f} %" for n, s in sorted(seconds_by_basis.items())))
     return out
+
+
+def _groups(step: StepTime) -> Iterable[tuple[str, float, tuple[Line, ...]]]:
+    """Blocks of a step in their order: heading, time and operators; those on streams are two groups."""
+    streams = step.streams if step.streams is not None and bool(np.ravel(step.streams.cut)[0]) else None
+    on_streams = {line.block for line in streams.first} if streams else set()
+    order = dict.fromkeys(line.block for line in step.lines)
+    for block in order:
+        members = tuple(line for line in step.lines if line.block == block)
+        repeat = members[0].repeat
+        if streams is None or block not in on_streams:
+            yield f"{repeat:.0f} x {block}", repeat * sum(_scalar(line.time.seconds) for line in members), members
+            continue
+        both = [tuple(line for line in lines if line.block == block) for lines in (streams.first, streams.second)]
+        sums = [2.0 * repeat * sum(_scalar(line.time.seconds) for line in lines) for lines in both]
+        hidden = _scalar(streams.hidden_s) if len(on_streams) == 1 else 0.0
+        # What overlaps is taken off the less busy stream.
+        behind = int(sums[1] <= sums[0])
+        for i, name in enumerate(("first", "second")):
+            beside = f", {format_time(min(hidden, sums[i]))} of it beside the other" if i == behind and hidden else ""
+            left = max(sums[i] - (hidden if i == behind else 0.0), 0.0)
+            yield f"2 x {repeat:.0f} x {block}, {name} stream{beside}", left, both[i]
+
+
+def _streams(streams: StreamTimes) -> list[str]:
+    if not bool(np.ravel(streams.cut)[0]):
+        return []
+    share = _scalar(streams.share)
+    cores = f"{share:.0%} and {1 - share:.0%} of the cores" if share < 1 else "all cores in turn"
+    return [
+        f"streams: {format_time(_scalar(streams.first_s))} and {format_time(_scalar(streams.second_s))} for one of two"
+        f" microbatches, {cores}; {format_time(_scalar(streams.hidden_s))} hidden, the busier stream alone"
+        f" {format_time(_scalar(streams.lower_s))}"
+    ]
 
 
 def _zero(seconds: float) -> str:
@@ -184,7 +214,7 @@ def _sizes(op: Operator) -> str:
         )
     if isinstance(op, Experts):
         return (
-            f"{n(op.tokens)} x top {op.topk:.0f} of {op.experts:.0f} x {op.hidden:.0f} x {op.intermediate:.0f}"
+            f"{n(op.tokens)} x top {n(op.topk)} of {n(op.experts)} x {op.hidden:.0f} x {op.intermediate:.0f}"
             f" over ep {n(op.ep)} x tp {n(op.moe_tp)} {op.format}{times}"
         )
     if isinstance(op, Collective):

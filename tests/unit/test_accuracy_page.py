@@ -18,7 +18,11 @@ FILES = {
     path.relative_to(FOLDER).with_suffix("").as_posix(): read_calibrations(path)
     for path in sorted(FOLDER.rglob("*.toml"))
 }
-MEASURED = {name: kernels for name, kernels in FILES.items() if not name.startswith("defaults/")}
+MEASURED = {
+    name: [kernel for kernel in kernels if not kernel.provenance.get("published")]
+    for name, kernels in FILES.items()
+    if not name.startswith("defaults/")
+}
 
 
 def kernel(error, median=1.0, operator="gemm", format="bf16", engine="vllm", name="", points=100):

@@ -1,0 +1,138 @@
+"""How an engine arranges the experts and heads of a layer: its operators instead of the model's own (sizes)."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from perfmodel.arrays import Floats, as_floats
+from perfmodel.costs.balance import busiest_rank
+from perfmodel.costs.formats import get_format
+from perfmodel.hardware.engine import Engine
+from perfmodel.layers.base import Layer, Shard, Step
+from perfmodel.layers.latent import LatentAttention
+from perfmodel.layers.moe import MixtureOfExperts
+from perfmodel.layers.operators import Attention, Collective, Experts, Operator, Pass
+
+_TRANSFER_BYTES = 2.0
+
+
+def expert_slots(experts: Floats, ranks: Floats, engine: Engine, *, decode: bool) -> tuple[Floats, Floats]:
+    """Count the places for experts on all ranks, and how many of them a token visits beyond the model's own choice.
+
+    Copies are used where they make the places divide among the ranks.
+
+    Parameters
+    ----------
+    experts : float or array
+        Routed experts of the model.
+    ranks : float or array
+        Expert-parallel ranks.
+    engine : Engine
+        Serving software.
+    decode : bool
+        Whether it is a decode step.
+
+    Returns
+    -------
+    slots : float or array
+        Routed experts with their copies, and copies of the shared expert where tokens are sent to it.
+    extra : float or array
+        1 where every token is sent to a copy of the shared expert, else 0.
+
+    Examples
+    --------
+    >>> engine = Engine("cm", "", redundant_experts=32, shared_copies=32)
+    >>> [tuple(float(x) for x in expert_slots(256, ep, engine, decode=True)) for ep in (32, 320, 128)]
+    [(320.0, 1.0), (320.0, 1.0), (256.0, 0.0)]
+    """
+    n = as_floats(ranks)
+    copied = as_floats(experts) + engine.redundant_experts
+    shared = copied + engine.shared_copies
+    sent = (np.mod(shared, n) == 0) & (engine.shared_copies > 0) & decode & (n > 1)
+    slots = np.where(np.mod(copied, n) == 0, copied, experts)
+    return np.where(sent, shared, slots)[()], np.where(sent, 1.0, 0.0)[()]
+
+
+def arranged(
+    layer: Layer, operators: tuple[Operator, ...], engine: Engine, step: Step, shard: Shard
+) -> tuple[Operator, ...]:
+    """Replace the operators of a layer that the engine runs in its own way.
+
+    Parameters
+    ----------
+    layer : Layer
+        The layer.
+    operators : tuple of Operator
+        What one device does in it.
+    engine : Engine
+        Serving software.
+    step : Step
+        Sequences and lengths.
+    shard : Shard
+        The parallel sizes.
+
+    Returns
+    -------
+    tuple of Operator
+        The same, or others in their place.
+    """
+    copies = engine.redundant_experts or engine.shared_copies
+    own = copies or engine.ordered_prefill or engine.spread(decode=step.decode) > 0.0
+    if isinstance(layer, MixtureOfExperts) and own:
+        return _experts(operators, engine, step, shard)
+    if isinstance(layer, LatentAttention) and engine.regrouped_prefill and not step.decode:
+        return _regrouped(operators, layer, step, shard)
+    return operators
+
+
+def _experts(operators: tuple[Operator, ...], engine: Engine, step: Step, shard: Shard) -> tuple[Operator, ...]:
+    """Copies of experts, the shared one among the routed, and the busiest rank's share."""
+    found = next((op for op in operators if isinstance(op, Experts)), None)
+    if found is None:
+        return operators
+    has_shared = any(op.name.startswith("shared expert") for op in operators)
+    slots, extra = expert_slots(found.experts, shard.ep, engine, decode=step.decode)
+    extra = as_floats(extra) * has_shared
+    topk = found.topk + extra
+    busiest = busiest_rank(shard.ep, slots, slot_spread=engine.spread(decode=step.decode))
+    out: list[Operator] = []
+    for op in operators:
+        if isinstance(op, Experts):
+            busy = replace(op, tokens=op.tokens * busiest, experts=slots, topk=topk)
+            out.append(busy)
+            if engine.ordered_prefill and not step.decode:
+                out.append(Pass("expert rows ordered and summed", _ordering(busy)))
+        elif isinstance(op, Collective) and op.exchange is not None:
+            moved = replace(op.exchange, experts=slots, topk=topk, imbalance=busiest)
+            out.append(replace(op, payload=as_floats(op.payload) * topk / found.topk, exchange=moved))
+        elif op.name.startswith("shared expert"):
+            out.append(replace(op, count=op.count * (1.0 - extra)))
+        else:
+            out.append(op)
+    return tuple(out)
+
+
+def _ordering(op: Experts) -> Floats:
+    """Bytes of copying the rows that have come to the places of their experts, and of adding the results up."""
+    rows = as_floats(op.tokens) * op.topk / op.ep
+    moved = rows * op.hidden * (2.0 * get_format(op.format).activation_bytes + _TRANSFER_BYTES)
+    return np.where(as_floats(op.ep) > 1, moved, 0.0)
+
+
+def _regrouped(
+    operators: tuple[Operator, ...], latent: LatentAttention, step: Step, shard: Shard
+) -> tuple[Operator, ...]:
+    """Latent attention by heads between projections by tokens, over the attention-data-parallel ranks."""
+    ranks = as_floats(shard.dp)
+    rows = as_floats(step.rows(shard))
+    compressed = float(latent.query_rank + latent.kv_rank + latent.qk_rope_dim)
+    every = np.where(ranks > 1, rows * ranks * compressed * _TRANSFER_BYTES, 0.0)
+    heads = np.where(ranks > 1, rows * (latent.heads * latent.v_head_dim * _TRANSFER_BYTES), 0.0)
+    out: list[Operator] = []
+    for op in operators:
+        if isinstance(op, Attention):
+            out.append(Collective("compressed vectors to every rank", "all_gather", every, "dp"))
+        out.append(op)
+        if isinstance(op, Attention):
+            out.append(Collective("heads back to their tokens", "all_to_all", heads, "dp"))
+    return tuple(out)

@@ -1,0 +1,152 @@
+"""Laws of microbatches on two streams, of products in rounds of tiles and of exchanges by stores."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perfmodel.api import precision_of, target
+from perfmodel.costs.balance import busiest_rank
+from perfmodel.costs.store_exchange import store_exchange
+from perfmodel.costs.streams import alternating_streams, paired_phases
+from perfmodel.costs.tile_rounds import balanced_attention, tile_rounds_experts, tile_rounds_gemm
+from perfmodel.estimate.arrangement import expert_slots
+from perfmodel.estimate.step import step_time
+from perfmodel.hardware.engine import Engine
+from perfmodel.layers.base import Step
+from perfmodel.models.catalog import load_model
+from perfmodel.parallel.grid import plans
+
+SLACK = 1 + 1e-9
+
+seconds = st.floats(1e-6, 1e-2)
+layers = st.integers(1, 100)
+rates = {"peak_flops": 752e12, "memory_bandwidth": 1.6e12, "cores": 24.0}
+
+
+@given(seconds, seconds, seconds, layers)
+def test_streams_lie_between_the_busier_one_and_nothing_hidden(a, b, shared, count):
+    shared = min(shared, a + b)
+    t = float(alternating_streams(a, b, count, shared_s=shared))
+    assert t * SLACK >= 2 * count * max(a, b, shared)
+    assert t <= 2 * count * (a + b) * SLACK
+    assert t == pytest.approx(float(alternating_streams(b, a, count, shared_s=shared)))
+
+
+@given(seconds, seconds, seconds, seconds, layers)
+def test_phases_lie_between_the_busier_resource_and_nothing_hidden(a, d, e, c, count):
+    t = float(paired_phases(a, d, e, c, count))
+    assert t * SLACK >= 2 * count * max(a + e, d + c)
+    assert t <= 2 * count * (a + d + e + c) * SLACK
+    longer = float(paired_phases(a * 1.5, d, e, c, count))
+    assert longer * SLACK >= t
+
+
+@given(st.integers(1, 512), st.integers(1, 512), st.floats(0, 2))
+def test_the_busiest_rank_is_above_the_mean_and_evens_out_with_places(ranks, per_rank, spread):
+    one = float(busiest_rank(ranks, ranks, slot_spread=spread))
+    many = float(busiest_rank(ranks, ranks * per_rank, slot_spread=spread))
+    assert 1.0 <= many <= one * SLACK
+    assert float(busiest_rank(1, 256, slot_spread=spread)) == 1.0
+
+
+@given(st.integers(1, 4096), st.integers(64, 8192), st.integers(1, 16), st.integers(1, 768), st.booleans())
+def test_an_exchange_by_stores_pays_for_every_byte_and_every_copy(tokens, hidden, topk, ranks, dma):
+    numbers = {"cores": 24.0, "memory_bandwidth": 1.6e12, "quantise_s": 1e-10, "dma": dma}
+    t = float(store_exchange(tokens, hidden, topk, ranks, **numbers))
+    if ranks == 1:
+        assert t == 0
+        return
+    wire = tokens * topk * hidden * 2.0 * (ranks - 1) / ranks / 137e9
+    assert t >= wire
+    assert float(store_exchange(tokens + 1, hidden, topk, ranks, **numbers)) >= t
+    assert float(store_exchange(tokens, hidden, topk, ranks, imbalance=1.5, **numbers)) > t
+    wider = {"near_bandwidth": 2.74e11, "far_bandwidth": 2.7e11}
+    assert float(store_exchange(tokens, hidden, topk, ranks, **numbers, **wider)) <= t
+    assert float(store_exchange(tokens, hidden, topk, ranks, **numbers | {"cores": 48.0})) <= t * SLACK
+
+
+@given(st.integers(1, 20000), st.integers(16, 40000), st.integers(16, 20000))
+def test_rounds_of_tiles_are_never_below_the_roofline(m, n, k):
+    t = float(tile_rounds_gemm(m, n, k, **rates, weight_bytes=1.0, activation_bytes=1.0))
+    assert t >= 2.0 * m * n * k / 752e12
+    assert t >= (n * k + m * k) / 1.6e12
+    faster = {**rates, "peak_flops": 1504e12, "memory_bandwidth": 3.2e12}
+    assert float(tile_rounds_gemm(m, n, k, **faster, weight_bytes=1.0, activation_bytes=1.0)) <= t
+    assert float(tile_rounds_gemm(2 * m, n, k, **rates, weight_bytes=1.0, activation_bytes=1.0)) >= t
+
+
+def test_formulas_broadcast():
+    m = np.array([1.0, 48.0, 8192.0])
+    sizes = {"weight_bytes": 1.0, "activation_bytes": 1.0, **rates}
+    for f in (
+        lambda t: tile_rounds_gemm(t, 7168.0, 2048.0, **sizes),
+        lambda t: tile_rounds_experts(t, 7168.0, 2048.0, 256.0, 8.0, 32.0, **sizes),
+        lambda t: balanced_attention(
+            t, 1.0, 4096.0, 128.0, 1.0, 576.0, 512.0, peak_flops=376e12, memory_bandwidth=1.6e12
+        ),
+        lambda t: store_exchange(t, 7168.0, 8.0, 64.0, cores=24.0, memory_bandwidth=1.6e12),
+        lambda t: alternating_streams(t, 3.0, 10.0),
+        lambda t: paired_phases(t, 3.0, 4.0, 5.0, 10.0),
+    ):
+        assert np.asarray(f(m)) == pytest.approx([float(f(x)) for x in m])
+
+
+@given(st.integers(1, 768), st.integers(0, 64), st.integers(0, 64), st.booleans())
+def test_places_hold_every_expert(ranks, redundant, shared, decode):
+    engine = Engine("", "", redundant_experts=redundant, shared_copies=shared)
+    slots, extra = expert_slots(256, ranks, engine, decode=decode)
+    assert 256 <= float(slots) <= 256 + redundant + shared
+    assert float(extra) in ((0.0, 1.0) if decode and shared else (0.0,))
+    if float(extra):
+        assert float(slots) % ranks == 0
+
+
+@pytest.fixture(scope="module")
+def supernode():
+    model = load_model("deepseek-v3")
+    return model, target("cloudmatrix384", "cloudmatrix-infer"), precision_of(model, "int8")
+
+
+def test_a_step_on_streams_is_within_its_bounds_for_every_plan(supernode):
+    model, on, precision = supernode
+    grid = plans(dp=[64, 64, 320, 320], ep=[64, 64, 320, 320], concurrency=1e4)
+    for step in (
+        Step(np.array([2.0, 64.0, 8.0, 100.0]), 2.0, 4096.0, decode=True),
+        Step(np.array([1.0, 2.0, 3.0, 4.0]), 2048.0, 2048.0, decode=False),
+    ):
+        found = step_time(model, on, grid, step, precision)
+        assert (found.lower_s <= found.seconds * SLACK).all()
+        assert (found.seconds <= found.upper_s * SLACK).all()
+        assert (found.streams.lower_s <= found.seconds * SLACK).all()
+        assert np.sum(found.parts, axis=0) == pytest.approx(found.seconds, rel=1e-6)
+        for i in range(4):
+            one = step_time(model, on, grid.take([i]), replace(step, batch=step.batch[[i]]), precision)
+            assert float(one.seconds[0]) == pytest.approx(float(found.seconds[i]))
+
+
+def test_what_is_too_small_stays_whole_and_no_engine_of_one_stream_changes(supernode):
+    model, on, precision = supernode
+    whole = replace(on, engine=replace(on.engine, decode_streams=None))
+    grid = plans(dp=320, ep=320, concurrency=1e4)
+    small = Step(np.asarray(4.0), 1.0, 4096.0, decode=True)
+    cut, uncut = (step_time(model, each, grid, small, precision) for each in (on, whole))
+    assert float(cut.seconds) == float(uncut.seconds)
+    assert uncut.streams is None
+    dense = load_model("llama-3.1-8b")
+    alone = plans(tp=8, concurrency=8)
+    assert step_time(dense, on, alone, small, precision_of(dense, "int8")).streams is None
+
+
+def test_faster_hardware_is_never_slower_on_streams(supernode):
+    model, on, precision = supernode
+    grid = plans(dp=320, ep=320, concurrency=1e4)
+    step = Step(np.array([16.0, 48.0, 64.0]), 2.0, 4096.0, decode=True)
+    base = step_time(model, on, grid, step, precision).seconds
+    device = on.device
+    peaks = {name: 1.3 * peak for name, peak in device.peak_flops.items()}
+    for faster in (replace(device, memory_bandwidth=1.3 * device.memory_bandwidth), replace(device, peak_flops=peaks)):
+        changed = replace(on, system=replace(on.system, device=faster))
+        assert (step_time(model, changed, grid, step, precision).seconds <= base * SLACK).all()
