@@ -244,6 +244,7 @@ def rank(
     kv: str | None = None,
     engine: str = "neutral",
     load: Mapping[str, Any] | None = None,
+    price: float | None = None,
     **chosen: Any,
 ) -> Ranking:
     """Rank every split of a number of devices for serving.
@@ -272,6 +273,8 @@ def rank(
         Engine profile, where `system` is not a `Target`.
     load : mapping, optional
         Further fields of the `Workload`: arrivals, prefix_hit, draft_tokens, acceptance, draft_cost, waves.
+    price : float, optional
+        US dollars for one device and hour; then rows have the price of a million output tokens [USD/h].
     **chosen
         Knobs held at one value: tp, pp, dp, ep, moe_tp, concurrency.
 
@@ -300,8 +303,17 @@ def rank(
         Workload(_tokens(isl), _tokens(osl), **(load or {})),
         precision_of(spec, precision, kv, on),
         _limits(ttft, tpot, rate, ttft_p99),
+        price=_price(price),
         chosen={k: int(v) for k, v in chosen.items() if v is not None},
     )
+
+
+def _price(price: float | None) -> float:
+    if price is None:
+        return float("nan")
+    if not 0 < price < float("inf"):
+        raise PlanError(f"the price of a GPU-hour must be above zero, not {price:g}")
+    return float(price)
 
 
 def link_of(system: System, text: str | None = None, *, layerwise: bool = False) -> Link:
@@ -357,6 +369,9 @@ def compare(
     link: str | None = None,
     layerwise: bool = False,
     together: bool = True,
+    by: str = "gpu",
+    price: float | None = None,
+    prefill_price: float | None = None,
     ttft: float | str | None = None,
     tpot: float | str | None = None,
     rate: float = 0.0,
@@ -386,6 +401,10 @@ def compare(
         Whether the cache is sent layer by layer during the prompt, and not at once after it.
     together : bool
         Whether plans whose workers do both are ranked too.
+    by : str
+        What tokens are ranked per: "gpu", "cost" (needs prices) or "energy" (devices at their power limit).
+    price, prefill_price : float, optional
+        US dollars for one device and hour, and for one of the prefill system where that is another one [USD/h].
     ttft, tpot : float or str, optional
         Limits, in seconds or with a unit ("50ms").
     rate : float
@@ -424,6 +443,7 @@ def compare(
     workload = Workload(_tokens(isl), _tokens(osl), **(load or {}))
     held = {k: int(v) for k, v in chosen.items() if v is not None}
     limits, formats = _limits(ttft, tpot, rate), precision_of(spec, precision, kv, on)
+    paid = _price(price)
     both: dict[str, Any] = {"together": None, "separate": None}
     missing = []
     try:
@@ -436,15 +456,17 @@ def compare(
             formats,
             limits,
             link=link_of(first.system, link, layerwise=layerwise),
+            prices=(paid if prefill_price is None and prefill_system is None else _price(prefill_price), paid),
+            by=by,
             chosen=held,
         )
     except NothingFeasibleError as error:
         missing.append(f"Separate workers: {error}")
     if together:
         try:
-            both["together"] = rank_serving(spec, on, gpus, workload, formats, limits, chosen=held)
+            both["together"] = rank_serving(spec, on, gpus, workload, formats, limits, price=paid, chosen=held)
         except NothingFeasibleError as error:
             missing.append(f"Common workers: {error}")
     if not any(both.values()):
         raise NothingFeasibleError(missing[-1].split(": ", 1)[1])
-    return Comparison(both["together"], both["separate"], tuple(missing))
+    return Comparison(both["together"], both["separate"], tuple(missing), by)

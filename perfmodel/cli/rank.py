@@ -18,6 +18,14 @@ class Arrivals(StrEnum):
     poisson = "poisson"
 
 
+class By(StrEnum):
+    """What tokens are ranked per."""
+
+    gpu = "gpu"
+    cost = "cost"
+    energy = "energy"
+
+
 class Workers(StrEnum):
     """Who computes prompts and tokens."""
 
@@ -65,6 +73,9 @@ def serving(
         str | None, typer.Option(help="What the cache crosses to a decode worker: a tier of the system, or 200Gbit/s.")
     ] = None,
     layerwise: Annotated[bool, typer.Option("--layerwise", help="Send the cache layer by layer.")] = False,
+    price: Annotated[float | None, typer.Option(help="US dollars for one GPU and hour.")] = None,
+    prefill_price: Annotated[float | None, typer.Option(help="The same for a GPU of the prefill system.")] = None,
+    by: Annotated[By, typer.Option(help="With separate workers: rank tokens per GPU, cost or energy.")] = By.gpu,
     tp: Annotated[int | None, typer.Option(help="Hold tensor parallelism at one value.")] = None,
     pp: Annotated[int | None, typer.Option(help="Hold pipeline parallelism at one value.")] = None,
     dp: Annotated[int | None, typer.Option(help="Hold attention data parallelism at one value.")] = None,
@@ -100,6 +111,7 @@ def serving(
         "ttft": options.seconds(ttft, "ttft"),
         "tpot": options.seconds(tpot, "tpot"),
         "rate": rate,
+        "price": price,
         "precision": precision,
         "kv": kv,
         "load": {
@@ -128,11 +140,14 @@ def serving(
             link=link,
             layerwise=layerwise,
             together=workers is Workers.both,
+            by=by.value,
+            prefill_price=prefill_price,
         )
         _deliver(compare, comparison, on.system, top, format, output)
         return
-    if prefill_system or link or layerwise:
-        raise PlanError("--prefill-system, --link and --layerwise need --workers separate or both")
+    if prefill_system or link or layerwise or prefill_price or by is not By.gpu:
+        flags = "--prefill-system, --prefill-price, --link, --layerwise and --by"
+        raise PlanError(f"{flags} need --workers separate or both")
     ranking = api.rank(spec, on, **asked, ttft_p99=late, concurrency=concurrency)
     if pareto:
         ranking = ranking.front()

@@ -13,7 +13,7 @@ from perfmodel.errors import UnknownNameError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-QUANTITIES = ("time", "work", "bytes", "fraction", "count", "rate")
+QUANTITIES = ("time", "work", "bytes", "fraction", "count", "rate", "price", "energy")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from perfmodel.arrays import Floats, as_floats
+from perfmodel.costs.economy import optimal_throughput, token_energy
+from perfmodel.costs.formats import get_format, peak_of
 from perfmodel.costs.scheduling import balanced_wait
 from perfmodel.costs.serving import (
     closed_loop_wait,
@@ -210,7 +212,7 @@ def predict_serving(
     # A prompt occupies each stage for its share of the layers, so prompts of a pipeline overlap.
     occupied_s = as_floats(engine.interference * as_floats(steps.marginal_s) / grid.pp * longest)
     more: dict[str, npt.NDArray[np.float64]] = {}
-    stall: dict[str, Floats] = {"prompt_s": steps.prompt_s, "itl_max_s": steps.decode.seconds + steps.shared_s}
+    further: dict[str, Floats] = {"prompt_s": steps.prompt_s, "itl_max_s": steps.decode.seconds + steps.shared_s}
     if workload.arrivals == "poisson":
         more = open_loop(
             workload,
@@ -226,12 +228,26 @@ def predict_serving(
     else:
         ttft, tpot = _closed_loop(model, target, workload, steps, decode_s, occupied_s, running, per_rank)
         rate = grid.concurrency / (ttft + (workload.osl - 1.0) * tpot)
+    further |= {
+        "energy_per_token_j": token_energy(grid.devices, target.device.power_w or np.nan, rate * workload.osl),
+        "optimal_tokens_per_s_per_gpu": optimal_throughput(
+            model.active_parameters(), workload.new_tokens, workload.osl, peak_flops=arithmetic_peak(target, precision)
+        ),
+    }
     verdicts = judge(grid.shape, serving_rules(model, target, grid, steps.footprint))
     columns = serving_columns(
-        grid, workload, steps.footprint, steps.decode, steps.prefill, ttft=ttft, tpot=tpot, rate=rate, **stall, **more
+        grid, workload, steps.footprint, steps.decode, steps.prefill, ttft=ttft, tpot=tpot, rate=rate, **further, **more
     )
     hidden = ~verdicts.feasible
-    for name in ("ttft_s", "tpot_s", "requests_per_s", "tokens_per_s", "tokens_per_s_per_gpu", *more):
+    for name in (
+        "ttft_s",
+        "tpot_s",
+        "requests_per_s",
+        "tokens_per_s",
+        "tokens_per_s_per_gpu",
+        "energy_per_token_j",
+        *more,
+    ):
         columns[name] = np.where(hidden, np.nan, columns[name])
     capacity = steps.footprint.requests * grid.dp
     full = np.broadcast_to(grid.concurrency + grid.dp > capacity, grid.shape).ravel()
@@ -276,6 +292,25 @@ def _closed_loop(
     # Each request of a cycle is prefilled once, so the cycle is never shorter than all of their prompts.
     started = pool_limited_ttft(started, tpot, workload.osl, running, 1.0 / service_s)
     return as_floats(started + slot_wait(per_rank, running, started + workload.osl * tpot)), tpot
+
+
+def arithmetic_peak(target: Target, precision: Precision) -> float:
+    """Dense peak in the format that most weights are multiplied in.
+
+    Parameters
+    ----------
+    target : Target
+        Device.
+    precision : Precision
+        Number formats; those of experts and of other layers are the same or nearly so.
+
+    Returns
+    -------
+    float
+        Peak [FLOP/s].
+    """
+    peaks = target.device.peak_flops
+    return peak_of(precision.linear if get_format(precision.linear).peak in peaks else "bf16", peaks)
 
 
 def decode_token_s(

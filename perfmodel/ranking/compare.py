@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from perfmodel.ranking.separate import SeparateRanking
+from perfmodel.ranking.separate import RANKED_BY, SeparateRanking
 from perfmodel.ranking.serving import Ranking
 from perfmodel.ranking.ties import fewer_stages_first
 
@@ -22,11 +22,14 @@ class Comparison:
         Deployments with separate workers; likewise.
     missing : tuple of str
         Why one of the two is absent.
+    by : str
+        What tokens are ranked per: "gpu", "cost" or "energy".
     """
 
     together: Ranking | None
     separate: SeparateRanking | None
     missing: tuple[str, ...] = ()
+    by: str = "gpu"
 
     def __len__(self) -> int:
         return sum(len(part) for part in (self.together, self.separate) if part)
@@ -48,7 +51,8 @@ class Comparison:
         for kind, part in (("together", self.together), ("separate", self.separate)):
             if part:
                 rows += [part.row(i) | {"workers": kind} for i in range(1, min(top, len(part)) + 1)]
-        rate = np.array([row["tokens_per_s_per_gpu"] for row in rows])
+        rate = np.array([row[RANKED_BY[self.by]] for row in rows])
+        rate = rate if self.by == "gpu" else 1.0 / rate
         stages = np.array([float(row.get("decode_pp", row.get("pp", 1))) for row in rows])
         order = np.argsort(-rate, kind="stable")
         order = order[fewer_stages_first(rate[order], stages[order])][:top]

@@ -9,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from perfmodel.arrays import as_floats
+from perfmodel.costs.economy import optimal_throughput, token_energy, token_price
 from perfmodel.errors import NothingFeasibleError, PlanError
 from perfmodel.estimate.disaggregated import first_token, hand_over
 from perfmodel.estimate.footprint import serving_footprint
 from perfmodel.estimate.pools import Link, Prompts, Tokens, outermost, prompt_work, token_work
 from perfmodel.estimate.result import BOUNDS
+from perfmodel.estimate.serving import arithmetic_peak
 from perfmodel.estimate.serving_rules import serving_rules
 from perfmodel.estimate.step import RESOURCES
 from perfmodel.estimate.target import Target
@@ -28,6 +30,9 @@ from perfmodel.ranking.ties import fewer_stages_first
 from perfmodel.units import format_time
 
 SPLIT = tuple(name for name in KNOBS if name != "concurrency")
+
+RANKED_BY = {"gpu": "tokens_per_s_per_gpu", "cost": "usd_per_million_tokens", "energy": "energy_per_token_j"}
+"""What deployments can be ranked by, and the column that says it."""
 
 AROUND_BALANCE = (0.0, 1.0, 2.0)
 """Prefill workers tried, beyond the whole number below the point where both pools are busy all the time."""
@@ -82,11 +87,21 @@ class SeparateRanking:
         dict
             Workers and split of both pools, and the columns of an estimate; rates per device count idle devices too.
         """
-        whole = {"prefill_workers", "decode_workers", "gpus", "concurrency", *_pool_names("prefill")}
+        whole = {
+            "prefill_workers",
+            "decode_workers",
+            "prefill_gpus",
+            "decode_gpus",
+            "gpus",
+            "concurrency",
+            *_pool_names("prefill"),
+        }
         whole |= set(_pool_names("decode"))
         row: dict[str, Any] = {"rank": rank, "workers": "separate"}
         for name, values in self.columns.items():
             value = float(values[rank - 1])
+            if name == "usd_per_million_tokens" and not np.isfinite(value):
+                continue
             row[name] = int(value) if name in whole else BOUNDS[int(value)] if name.startswith("bound") else value
         return row | {"feasible": True, "reason": ""}
 
@@ -129,6 +144,8 @@ def rank_separate(
     limits: Limits | None = None,
     *,
     link: Link | None = None,
+    prices: tuple[float, float] = (np.nan, np.nan),
+    by: str = "gpu",
     chosen: Mapping[str, int] | None = None,
 ) -> SeparateRanking:
     """Rank deployments of separate prefill and decode workers by output tokens per second and device.
@@ -153,6 +170,10 @@ def rank_separate(
         Latency limits and request rate.
     link : Link, optional
         What the cache crosses; by default the outermost tier of the prefill workers' system.
+    prices : tuple of float
+        Price of one device of either kind for one hour; by default none is reckoned with [USD/h].
+    by : str
+        What tokens are ranked per: one of `RANKED_BY`.
     chosen : mapping, optional
         Knobs of both kinds of workers held at one value (tp, pp, dp, ep, moe_tp).
 
@@ -170,6 +191,12 @@ def rank_separate(
     """
     start = time.perf_counter()
     limits = limits or Limits()
+    if by not in RANKED_BY:
+        raise PlanError(f"deployments are ranked by {', '.join(RANKED_BY)}, not by {by!r}")
+    if by == "cost" and not np.isfinite(prices).all():
+        raise PlanError("ranking by cost needs the price of a GPU-hour of both kinds of workers")
+    if by == "energy" and None in (prefill.device.power_w, decode.device.power_w):
+        raise PlanError("ranking by energy needs devices whose power limit is published")
     if gpus < 2:
         raise PlanError(f"separate workers need at least 2 GPUs, not {gpus}")
     if workload.arrivals != "closed" or np.isfinite(limits.ttft_p99_s):
@@ -182,7 +209,9 @@ def rank_separate(
     mesh = _balance(model, pool, prompts, grid, tokens, workload, gpus, link)
     every = (*rules, *_deployment_rules(mesh, limits))
     verdicts = judge(mesh["ttft_s"].shape, every)
-    rate = np.where(verdicts.feasible.reshape(mesh["ttft_s"].shape), mesh["tokens_per_s_per_gpu"], -np.inf)
+    mesh |= _economy(mesh, pool, grid, prices, (prefill.device.power_w, decode.device.power_w))
+    value = mesh[RANKED_BY[by]] if by == "gpu" else 1.0 / mesh[RANKED_BY[by]]
+    rate = np.where(verdicts.feasible.reshape(mesh["ttft_s"].shape), value, -np.inf)
     # One entry per decode split: the best prefill split, concurrency and number of workers for it.
     by_split = np.moveaxis(rate, 1, 0).reshape(splits.size, -1)
     best = by_split.argmax(axis=1)
@@ -194,6 +223,16 @@ def rank_separate(
     found = found[fewer_stages_first(by_split[found, best[found]], grid.pp[found, 0])]
     p, b, k = np.unravel_index(best[found], (rate.shape[0], *rate.shape[2:]))
     columns = _columns(mesh, (p, found, b, k), pool, prompts, grid, tokens)
+    share = columns["prefill_workers"] * columns["prefill_gpus"] / columns["gpus"]
+    peaks = [arithmetic_peak(target, precision) for target in (prefill, decode)]
+    columns["optimal_tokens_per_s_per_gpu"] = as_floats(
+        optimal_throughput(
+            model.active_parameters(),
+            workload.new_tokens,
+            workload.osl,
+            peak_flops=share * peaks[0] + (1.0 - share) * peaks[1],
+        )
+    )
     return SeparateRanking(
         columns,
         gpus,
@@ -359,6 +398,24 @@ def _balance(
     return {name: np.broadcast_to(as_floats(values), shape) for name, values in out.items()}
 
 
+def _economy(
+    mesh: Mapping[str, npt.NDArray[np.float64]],
+    pool: PlanGrid,
+    grid: PlanGrid,
+    prices: tuple[float, float],
+    powers: tuple[float | None, float | None],
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Price and energy of a token: what the devices of each kind cost together, those in use only."""
+    prompts = mesh["prefill_workers"] * np.broadcast_to(pool.devices, pool.shape)[:, None, None, None]
+    tokens = mesh["decode_workers"] * np.broadcast_to(grid.devices, grid.shape)[None, :, :, None]
+    hourly = prompts * prices[0] + tokens * prices[1]
+    watts = prompts * (powers[0] or np.nan) + tokens * (powers[1] or np.nan)
+    return {
+        "usd_per_million_tokens": 1e6 * as_floats(token_price(1.0, hourly, mesh["tokens_per_s"])),
+        "energy_per_token_j": as_floats(token_energy(1.0, watts, mesh["tokens_per_s"])),
+    }
+
+
 def _deployment_rules(mesh: Mapping[str, npt.NDArray[np.float64]], limits: Limits) -> tuple[Rule, ...]:
     return (
         Rule("too few GPUs for one worker of each kind", mesh["enough"] < 1, lambda _: "too few GPUs"),
@@ -395,6 +452,7 @@ def _columns(
     columns = {name: values[at] for name, values in mesh.items() if name != "enough"}
     columns |= {f"prefill_{name}": first(getattr(pool, name)) for name in SPLIT}
     columns |= {f"decode_{name}": second(getattr(grid, name)) for name in SPLIT}
+    columns |= {"prefill_gpus": first(pool.devices), "decode_gpus": second(grid.devices)}
     footprint = tokens.footprint
     columns |= {
         "memory_bytes": second(footprint.total),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from perfmodel.costs.economy import token_price
 from perfmodel.costs.formats import get_format
 from perfmodel.errors import NothingFeasibleError, PlanError
 from perfmodel.estimate.open_loop import SPARE_DEVIATIONS
@@ -81,6 +82,8 @@ class Ranking:
         Reason -> number of plans.
     algorithms : callable
         Position of a plan in the grid -> the algorithm of each of its collectives.
+    price : float
+        Price of one device for one hour, where one was given [USD/h].
     """
 
     estimate: Estimate
@@ -91,6 +94,7 @@ class Ranking:
     seconds: float
     infeasible: Mapping[str, int] = field(default_factory=dict)
     algorithms: Callable[[int], Mapping[str, str]] = lambda _: {}
+    price: float = np.nan
 
     def __len__(self) -> int:
         return len(self.order)
@@ -161,6 +165,9 @@ class Ranking:
         size = row["tp"] * row["pp"] * row["dp"] * row["cp"]
         replicas = self.gpus // size
         whole = {"deployment_tokens_per_s": row["tokens_per_s"] * replicas}
+        if np.isfinite(self.price):
+            price = token_price(self.gpus, self.price, whole["deployment_tokens_per_s"])
+            whole["usd_per_million_tokens"] = 1e6 * float(price)
         return {"rank": rank, "replicas": replicas, "gpus": self.gpus} | row | whole
 
 
@@ -172,6 +179,7 @@ def rank_serving(
     precision: Precision,
     limits: Limits | None = None,
     *,
+    price: float = np.nan,
     chosen: Mapping[str, int] | None = None,
 ) -> Ranking:
     """Rank every split of a number of devices by output tokens per second and device.
@@ -194,6 +202,8 @@ def rank_serving(
         Number formats.
     limits : Limits, optional
         Latency limits and request rate.
+    price : float, optional
+        Price of one device for one hour; by default none is reckoned with [USD/h].
     chosen : mapping, optional
         Knobs held at one value (tp, pp, dp, ep, moe_tp, concurrency).
 
@@ -257,6 +267,7 @@ def rank_serving(
         time.perf_counter() - start,
         estimate.verdicts.counts(),
         collectives_of(model, target, grid, workload, precision),
+        price,
     )
 
 

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from perfmodel.ranking.compare import Comparison
-from perfmodel.ranking.separate import pool_plan
+from perfmodel.ranking.separate import RANKED_BY, pool_plan
 from perfmodel.ranking.serving import plan_name
-from perfmodel.reports.words import BOUND_WORDS, bound_text, latency_remark, three_digits
+from perfmodel.reports.words import BOUND_WORDS, bound_text, economy_line, latency_remark, three_digits
 from perfmodel.units import format_bandwidth, format_time
 
 
@@ -65,8 +67,11 @@ def verdict(comparison: Comparison) -> str:
         return "\n".join([text, *(f"      {reason}" for reason in comparison.missing)])
     kind = "together" if best["workers"] == "separate" else "separate"
     second = other.row(1) | {"workers": kind}
-    gain = best["tokens_per_s_per_gpu"] / second["tokens_per_s_per_gpu"] - 1.0
-    lead = f"{100 * gain:+.0f}% over" if gain >= 0.005 else "Level with"
+    column = RANKED_BY[comparison.by]
+    gain = best[column] / second[column] if comparison.by == "gpu" else second[column] / best[column]
+    gain -= 1.0
+    per = "" if comparison.by == "gpu" else f" in tokens per {comparison.by}"
+    lead = f"{100 * gain:+.0f}%{per} over" if gain >= 0.005 else "Level with"
     name = "the best plan on common workers" if kind == "together" else "the best plan with separate workers"
     return (
         f"{text}\n      {lead} {name}, {workers_text(second)}:"
@@ -92,7 +97,8 @@ def table_rows(comparison: Comparison, top: int) -> tuple[list[str], list[list[s
     shown = comparison.rows(top)
     idle = any(row["gpus"] != shown[0]["gpus"] for row in shown)
     header = ["rank", "workers", *(["GPUs"] if idle else []), "requests", "TTFT", "TPOT", "tok/s/GPU", "transfer"]
-    header += ["memory", "bound in decode"]
+    priced = all("usd_per_million_tokens" in row for row in shown)
+    header += [*(["USD/Mtok"] if priced else []), "J/tok", "memory", "bound in decode"]
     rows = [
         [
             str(row["rank"]),
@@ -103,6 +109,8 @@ def table_rows(comparison: Comparison, top: int) -> tuple[list[str], list[list[s
             format_time(row["tpot_s"]),
             three_digits(row["tokens_per_s_per_gpu"]),
             format_time(row["transfer_s"]) if row["workers"] == "separate" else "",
+            *([three_digits(row["usd_per_million_tokens"])] if priced else []),
+            three_digits(row["energy_per_token_j"]) if np.isfinite(row["energy_per_token_j"]) else "",
             f"{100 * row['memory_bytes'] / row['memory_capacity_bytes']:.0f}%",
             bound_text(row, 1),
         ]
@@ -136,7 +144,10 @@ def why_not(comparison: Comparison) -> str:
             lines.append(f"Prompts on {part.systems[0]}, tokens on {part.systems[1]}; GPUs of both count alike.")
     lines += [reason for reason in comparison.missing if len(comparison)]
     limits = (comparison.separate or comparison.together).limits  # type: ignore[union-attr]
-    lines += latency_remark(limits, comparison.rows(1)[0])
+    best = comparison.rows(1)[0]
+    lines += [*latency_remark(limits, best), economy_line(best)]
+    if comparison.by != "gpu":
+        lines.append(f"Ranked by output tokens per {comparison.by}.")
     return "\n ".join(lines)
 
 

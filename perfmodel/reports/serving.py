@@ -8,7 +8,7 @@ import numpy as np
 from perfmodel.estimate.step import RESOURCES
 from perfmodel.ranking.serving import Ranking, plan_name
 from perfmodel.ranking.ties import NEAR_TIE
-from perfmodel.reports.words import BOUND_WORDS, bound_text, latency_remark, share, three_digits
+from perfmodel.reports.words import BOUND_WORDS, bound_text, economy_line, latency_remark, share, three_digits
 from perfmodel.units import format_size, format_time
 
 
@@ -92,12 +92,15 @@ def table_rows(ranking: Ranking, top: int) -> tuple[list[str], list[list[str]]]:
     if arriving:
         header[-2:-2] = ["p99"]
         header += ["load"]
-    header += ["memory", *([] if arriving else ["headroom"]), "bound in decode"]
+    priced = bool(np.isfinite(ranking.price))
+    header += ["USD/Mtok"] if priced else []
+    header += ["memory", *([] if arriving or priced else ["headroom"]), "bound in decode"]
     rows = []
     for rank in range(1, min(top, len(ranking)) + 1):
         row = ranking.row(rank)
         device_bytes = ranking.estimate.columns["memory_capacity_bytes"][0]
         used = 100 * float(row["memory_bytes"]) / device_bytes
+        headroom = format_size(max(float(device_bytes - row["memory_bytes"]), 0.0), binary=True)
         rows.append(
             [
                 str(rank),
@@ -108,8 +111,9 @@ def table_rows(ranking: Ranking, top: int) -> tuple[list[str], list[list[str]]]:
                 format_time(float(row["tpot_s"])),
                 three_digits(float(row["tokens_per_s_per_gpu"])),
                 *([f"{100 * float(row['utilisation']):.0f}%"] if arriving else []),
+                *([three_digits(float(row["usd_per_million_tokens"]))] if priced else []),
                 f"{format_size(float(row['memory_bytes']), binary=True)} {used:.0f}%",
-                *([] if arriving else [format_size(max(float(device_bytes - row["memory_bytes"]), 0.0), binary=True)]),
+                *([] if arriving or priced else [headroom]),
                 bound_text(row),
             ]
         )
@@ -147,7 +151,8 @@ def why_not(ranking: Ranking) -> str:
             "\n Poisson arrivals; conc: what a request sees in flight; load: of the most that the plan sustains."
             "\n p99: TTFT that 99 of 100 requests stay within, if prompts are alike and go singly before decode steps."
         )
-    return "\n ".join([text, *_collectives(ranking), *latency_remark(ranking.limits, ranking.row(1))])
+    best = ranking.row(1)
+    return "\n ".join([text, *_collectives(ranking), *latency_remark(ranking.limits, best), economy_line(best)])
 
 
 def _collectives(ranking: Ranking) -> list[str]:

@@ -105,3 +105,25 @@ def latency_remark(limits: Limits, row: Mapping[str, Any]) -> list[str]:
         cause = f" ({full})" if full else ""
         return [f"No latency limit was given, so concurrency rises while that pays{cause}; --ttft and --tpot set one."]
     return [f"The best plan has its {full}: a longer request, or one more, would wait."] if full else []
+
+
+def economy_line(row: Mapping[str, Any]) -> str:
+    """Say how much energy a token takes at most, and how near the best plan comes to what arithmetic allows.
+
+    Parameters
+    ----------
+    row : mapping
+        The best plan.
+
+    Returns
+    -------
+    str
+        One line.
+    """
+    best, optimal = row["tokens_per_s_per_gpu"], row["optimal_tokens_per_s_per_gpu"]
+    share = f"{100 * best / optimal:.0f}%"
+    text = f"The best plan reaches {share} of the {three_digits(optimal)} tok/s/GPU that arithmetic allows"
+    if np.isfinite(row["energy_per_token_j"]):
+        joules = three_digits(row["energy_per_token_j"])
+        text += f", at {joules} J per token or less"
+    return f"{text}."
