@@ -13,7 +13,7 @@ from perfmodel.estimate.target import Target
 from perfmodel.estimate.timing import OperatorTime, call_form
 from perfmodel.layers.operators import Collective, Exchange
 from perfmodel.parallel.grid import PlanGrid
-from perfmodel.parallel.groups import rank_group
+from perfmodel.parallel.groups import RankGroup, rank_group
 
 COMMUNICATION_CORES = 20.0
 """Cores that a throughput dispatch or combine runs on (the default of DeepEP)."""
@@ -21,7 +21,7 @@ COMMUNICATION_CORES = 20.0
 _LIKE = {"dispatch": "all_to_all", "combine": "all_to_all"}
 
 
-def time_collective(op: Collective, target: Target, grid: PlanGrid) -> OperatorTime:
+def time_collective(op: Collective, target: Target, grid: PlanGrid, group: RankGroup | None = None) -> OperatorTime:
     """Time one collective for every plan by the fastest of the algorithms that it can use.
 
     Parameters
@@ -32,6 +32,8 @@ def time_collective(op: Collective, target: Target, grid: PlanGrid) -> OperatorT
         System and calibrations.
     grid : PlanGrid
         Plans.
+    group : RankGroup, optional
+        Who takes part, where that is not the same group of every plan.
 
     Returns
     -------
@@ -39,7 +41,7 @@ def time_collective(op: Collective, target: Target, grid: PlanGrid) -> OperatorT
         Seconds, the algorithm of every plan, and the exact bound of the payload on the links it crosses.
     """
     payload = as_floats(op.payload)
-    links = links_of_group(target.system, rank_group(grid, op.group))
+    links = links_of_group(target.system, group or rank_group(grid, op.group))
     if not np.any(payload > 0):  # most blocks list collectives that a given split does not need
         found = [Candidate("collective_bound", payload * 0.0, "datasheet", f"{target.system.id} datasheet")]
         bound: Floats = payload * 0.0
@@ -72,6 +74,7 @@ def time_collective(op: Collective, target: Target, grid: PlanGrid) -> OperatorT
         source=first.source,
         count=op.count,
         algorithms=tuple(c.name for c in found),
+        bases=tuple(c.basis for c in found),
         choice=choice,
     )
 

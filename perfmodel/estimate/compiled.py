@@ -17,6 +17,7 @@ from perfmodel.layers.operators import Collective, Operator
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import PlanGrid
+from perfmodel.parallel.groups import rank_group
 
 KNOBS = ("tp", "pp", "dp", "cp", "ep", "moe_tp")
 """What of a plan a step can depend on."""
@@ -201,8 +202,9 @@ def _terms(bare: Compiled, decode: bool) -> Iterator[Term]:
             if op.name in bare.target.engine.fused:
                 continue
             sizes: Sequence[Any] = sizes_of(op)
-            if isinstance(op, Collective):  # where its group lies matters besides
-                sizes = [time_collective(op, bare.target, grid).seconds]
+            if isinstance(op, Collective):  # who takes part, and where they lie, matters besides
+                group = rank_group(grid, op.group)
+                sizes = [*sizes, group.ranks, group.stride, group.world, time_collective(op, bare.target, grid).seconds]
             shape = np.broadcast_shapes((1,) * axes, *(np.shape(size) for size in sizes))
             depends = tuple(name for name, extent in zip((*KNOBS, *LENGTHS), shape, strict=True) if extent > 1)
             found.setdefault(depends, []).append(Entry(layer, position, repeat, kind_of(op)))

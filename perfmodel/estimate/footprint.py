@@ -12,6 +12,7 @@ from perfmodel.estimate.target import Target
 from perfmodel.layers.base import Shard
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
+from perfmodel.parallel.distinct import distinct
 from perfmodel.parallel.grid import PlanGrid
 
 _RESIDUAL_COPIES = 4.0  # residual stream, normalised input, attention and MLP output of one layer
@@ -37,6 +38,10 @@ class Footprint:
         Runtime context, libraries and captured graphs [B].
     capacity : float or array
         Memory that the engine may fill [B].
+    fixed : float or array
+        Everything but the cache [B].
+    requests : float or array
+        Requests of one attention-data-parallel rank whose cache fits beside everything else.
     """
 
     weights: Floats
@@ -46,21 +51,13 @@ class Footprint:
     buffers: Floats
     framework: Floats
     capacity: Floats
-
-    @property
-    def fixed(self) -> Floats:
-        """Everything but the cache [B]."""
-        return as_floats(self.weights) + self.activations + self.buffers + self.framework
+    fixed: Floats
+    requests: Floats
 
     @property
     def total(self) -> Floats:
         """Sum of the parts [B]."""
         return as_floats(self.fixed) + self.cache
-
-    @property
-    def requests(self) -> Floats:
-        """Requests of one attention-data-parallel rank whose cache fits beside everything else."""
-        return np.maximum(np.floor((as_floats(self.capacity) - self.fixed) / self.cache_per_request), 0.0)
 
 
 def _fullest_stage(
@@ -72,15 +69,16 @@ def _fullest_stage(
     """
     result: Floats = as_floats(np.nan)
     for p in np.unique(stages):
-        most: Floats = as_floats(0.0)
         layout = model.stages(int(p) if p <= model.layers else 1)
-        for number, counts in enumerate(layout):
+        end = len(layout) - 1
+        most: Floats = as_floats(0.0)
+        # Of stages that are alike one is enough.
+        for counts, is_first, is_last in dict.fromkeys((c, i == 0, i == end) for i, c in enumerate(layout)):
             held: Floats = as_floats(0.0)
             for count, amount in zip(counts, per_block, strict=True):
                 if count:
                     held = held + count * as_floats(amount)
-            held = held + (first if number == 0 else 0.0) + (last if number == len(layout) - 1 else 0.0)
-            most = np.maximum(most, held)
+            most = np.maximum(most, held + (first if is_first else 0.0) + (last if is_last else 0.0))
         result = np.where(stages == p, most, result)
     return result
 
@@ -128,40 +126,43 @@ def serving_footprint(
     Footprint
         Bytes on the fullest device.
     """
-    shard = shard_of(grid)
-    weights = _fullest_stage(
-        model,
-        [block.weight_bytes(shard, precision) for block, _ in model.blocks],
-        model.embedding_bytes(shard, precision),
-        np.where(
-            grid.pp > 1,
-            model.head_bytes(shard, precision, separate=True),
-            model.head_bytes(shard, precision),
-        ),
-        grid.pp,
-    )
-    cache = _fullest_stage(
-        model, [block.cache_bytes(context, shard, precision) for block, _ in model.blocks], 0.0, 0.0, grid.pp
-    )
-    rows = as_floats(step_tokens) / grid.cp
+    # Most plans differ in nothing but the requests in flight.
+    names = ("tp", "pp", "dp", "cp", "ep", "moe_tp")
+    found = distinct({name: getattr(grid, name) for name in names} | {"context": context, "step_tokens": step_tokens})
+    split = PlanGrid(**{name: found.columns[name] for name in names}, concurrency=as_floats(1.0))
+    shard = shard_of(split)
+    blocks = [block for block, _ in model.blocks]
+    head = np.where(split.pp > 1, model.head_bytes(shard, precision, separate=True), model.head_bytes(shard, precision))
+    table = model.embedding_bytes(shard, precision)
+    weights = _fullest_stage(model, [b.weight_bytes(shard, precision) for b in blocks], table, head, split.pp)
+    held = [b.cache_bytes(found.columns["context"], shard, precision) for b in blocks]
+    rows = found.columns["step_tokens"] / split.cp
     width = get_format(precision.activations).activation_bytes
     residual = _RESIDUAL_COPIES * rows * model.hidden * width
     wide = rows * _widest(model, shard) * width
+    buffers = np.where(split.devices > 1, 2.0 * rows * model.hidden * width, 0.0)
+
+    def spread(value: Floats) -> Floats:
+        return np.broadcast_to(value, (found.rows,))[found.where]
+
+    per_request = spread(_fullest_stage(model, held, 0.0, 0.0, split.pp))
     logits = as_floats(requests) * np.ceil(model.vocab / as_floats(grid.tp)) * 4.0
-    parallel = (grid.tp * grid.dp * grid.cp * grid.pp) > 1
-    buffers = np.where(parallel, 2.0 * rows * model.hidden * width, 0.0)
     engine = target.engine
     total = target.device.memory_bytes
     capacity: Floats = as_floats(total * engine.memory_fraction)
     if engine.fraction_of_free:
-        taken = as_floats(weights) + residual + wide + logits + buffers + engine.framework_bytes
+        taken = spread(weights + residual + wide) + logits + spread(buffers) + engine.framework_bytes
         capacity = np.where(taken < total, taken + engine.memory_fraction * (total - taken), total)
+    activations = spread(residual + wide) + logits
+    fixed = spread(weights) + activations + spread(buffers) + engine.framework_bytes
     return Footprint(
-        weights=weights,
-        cache_per_request=cache,
-        cache=cache * np.ceil(as_floats(requests)),
-        activations=residual + wide + logits,
-        buffers=buffers,
+        weights=spread(weights),
+        cache_per_request=per_request,
+        cache=per_request * np.ceil(as_floats(requests)),
+        activations=activations,
+        buffers=spread(buffers),
         framework=as_floats(engine.framework_bytes),
         capacity=capacity,
+        fixed=fixed,
+        requests=np.maximum(np.floor((as_floats(capacity) - fixed) / per_request), 0.0),
     )

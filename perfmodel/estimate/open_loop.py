@@ -12,7 +12,7 @@ from perfmodel.errors import PlanError
 from perfmodel.estimate.result import Estimate
 from perfmodel.estimate.workload import Workload
 from perfmodel.parallel.grid import PlanGrid
-from perfmodel.parallel.rules import Rule, judge
+from perfmodel.parallel.rules import Rule
 
 QUANTILES = {"ttft_p50_s": 0.50, "ttft_p90_s": 0.90, "ttft_p99_s": 0.99}
 """Quantiles of the time to first token, by column."""
@@ -139,9 +139,7 @@ def at_rate(
         (wanted > limit).reshape(shape),
         lambda i: f"{wanted[i]:.3g} requests/s arrive, and the replica sustains {limit[i]:.3g}",
     )
-    verdicts = judge(shape, (*found.verdicts.rules, rule))
-    columns = dict(found.columns)
-    for name in ("ttft_s", "tpot_s", "requests_per_s", "tokens_per_s", "tokens_per_s_per_gpu", *QUANTILES):
-        columns[name] = np.where(verdicts.feasible, columns[name], np.nan)
-    columns["utilisation"] = wanted / limit
-    return Estimate(found.grid, columns, verdicts, found.context)
+    verdicts = found.verdicts.and_then(shape, (rule,))
+    hidden = ("ttft_s", "tpot_s", "requests_per_s", "tokens_per_s", "tokens_per_s_per_gpu", *QUANTILES)
+    columns = {name: np.where(verdicts.feasible, found[name], np.nan) for name in hidden}
+    return Estimate(found.grid, found.columns.plus(**columns, utilisation=wanted / limit), verdicts, found.context)

@@ -1,6 +1,7 @@
 """Sums of operator times [s]: operators alike are timed in one call, each for the sizes that differ, and added up."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from perfmodel.estimate.compiled import KNOBS, LENGTHS, Compiled, Entry, Term
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.timing import OperatorTime, time_operator
 from perfmodel.layers.base import Step
-from perfmodel.layers.merging import merge
+from perfmodel.layers.merging import chained, merge
 from perfmodel.layers.operators import Attention, Collective, Operator
 from perfmodel.parallel.distinct import FEW, Distinct
 from perfmodel.parallel.grid import PlanGrid
+from perfmodel.parallel.groups import RankGroup, rank_group
 
 BASES = ("measured", "default", "datasheet")
 """What the time of an operator can rest on."""
@@ -67,8 +69,11 @@ class StepWork:
     def __init__(self, compiled: Compiled, decode: bool, steps: Sequence[Distinct], *, together: bool) -> None:
         self.compiled, self.decode = compiled, decode
         self.terms = compiled.decode if decode else compiled.prefill
-        columns = {name: _chained([step.columns[name] for step in steps]) for name in (*KNOBS, *LENGTHS)}
-        self.size = sum(step.rows for step in steps)
+        lengths = [step.rows for step in steps]
+        columns = {
+            name: as_floats(chained([step.columns[name] for step in steps], lengths)) for name in (*KNOBS, *LENGTHS)
+        }
+        self.size = sum(lengths)
         self.whole = Distinct(columns, np.arange(self.size))
         together = together or self.size <= FEW
         self.rows = [self.whole if together else self.whole.over(term.depends) for term in self.terms]
@@ -152,20 +157,16 @@ def time_works(works: Sequence[StepWork], target: Target, *, apart: bool) -> Non
     for work in works:
         for term, each in enumerate(work.terms):
             for entry in each.entries:
+                if not apart and _idle(work.operator(term, entry)):
+                    continue  # nobody has anything to send
                 kind = (id(work), entry.layer, entry.position) if apart else entry.kind
                 kinds.setdefault(kind, []).append((work, term, entry))
     parts: dict[tuple[int, int, int, int], Array] = {}
     for members in kinds.values():
         lengths = [work.rows[term].rows for work, term, _ in members]
-        op = merge([work.operator(term, entry) for work, term, entry in members], lengths)
-        time: OperatorTime
-        if isinstance(op, Collective):
-            grids = [work.grids[term] for work, term, _ in members]
-            grid = grids[0] if len(grids) == 1 else _plans_of({n: _chained_over(grids, n, lengths) for n in KNOBS})
-            time = time_collective(op, target, grid)
-        else:
-            time = time_operator(op, target.device, target.kernels, target.engine.kernels)
-        found = _parts(op, time, sum(lengths))
+        ops = [work.operator(term, entry) for work, term, entry in members]
+        time = _time(ops, [work.grids[term] for work, term, _ in members], lengths, target)
+        found = _parts(ops[0], time, sum(lengths))
         start = 0
         for (work, term, entry), length in zip(members, lengths, strict=True):
             parts[id(work), term, entry.layer, entry.position] = found[:, start : start + length]
@@ -176,7 +177,26 @@ def time_works(works: Sequence[StepWork], target: Target, *, apart: bool) -> Non
     for work in works:
         for term, each in enumerate(work.terms):
             for entry in each.entries:
-                work.add(term, entry, parts[id(work), term, entry.layer, entry.position])
+                part = parts.get((id(work), term, entry.layer, entry.position))
+                if part is not None:
+                    work.add(term, entry, part)
+
+
+def _idle(op: Operator) -> bool:
+    return isinstance(op, Collective) and not np.any(as_floats(op.payload) * op.count)
+
+
+def _time(ops: Sequence[Operator], grids: Sequence[PlanGrid], lengths: Sequence[int], target: Target) -> OperatorTime:
+    """Time operators of one kind, one after the other in the arrays."""
+    op = merge(ops, lengths)
+    if not isinstance(op, Collective):
+        return time_operator(op, target.device, target.kernels, target.engine.kernels)
+    if len(ops) == 1:
+        return time_collective(op, target, grids[0])
+    groups = [rank_group(grid, each.group) for grid, each in zip(grids, ops, strict=True)]  # type: ignore[union-attr]
+    group = RankGroup(*(chained([getattr(g, each.name) for g in groups], lengths) for each in fields(RankGroup)))
+    grid = _plans_of({name: as_floats(chained([getattr(g, name) for g in grids], lengths)) for name in KNOBS})
+    return time_collective(op, target, grid, group)
 
 
 def _parts(op: Operator, time: OperatorTime, size: int) -> Array:
@@ -192,18 +212,10 @@ def _parts(op: Operator, time: OperatorTime, size: int) -> Array:
             out[_ROW[f"charged to {name}"]] = np.where(bound == resource, time.seconds, 0.0)
     for name in ("compute", "memory", "network"):
         out[_ROW[f"exact {name}"]] = getattr(time, f"{name}_s")
-    out[_ROW[time.basis]] = time.seconds
-    return out
-
-
-def _chained(columns: Sequence[Array]) -> Array:
-    return columns[0] if len(columns) == 1 else np.concatenate(columns)
-
-
-def _chained_over(grids: Sequence[PlanGrid], name: str, lengths: Sequence[int]) -> Array:
-    out = np.empty(sum(lengths))
-    start = 0
-    for grid, length in zip(grids, lengths, strict=True):
-        out[start : start + length] = getattr(grid, name)
-        start += length
+    bases = time.bases or (time.basis,)
+    if len(set(bases)) == 1:
+        out[_ROW[bases[0]]] = time.seconds
+        return out
+    for number, basis in enumerate(bases):
+        out[_ROW[basis]] += np.where(np.equal(time.choice, number), time.seconds, 0.0)
     return out

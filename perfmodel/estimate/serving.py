@@ -21,7 +21,7 @@ from perfmodel.errors import PlanError
 from perfmodel.estimate.footprint import Footprint, serving_footprint
 from perfmodel.estimate.mixed_steps import added_s, decoding_requests, pieces_of
 from perfmodel.estimate.open_loop import open_loop
-from perfmodel.estimate.result import BOUNDS, Estimate
+from perfmodel.estimate.result import BOUNDS, Column, Columns, Estimate, join_columns
 from perfmodel.estimate.serving_columns import serving_columns
 from perfmodel.estimate.serving_rules import serving_rules
 from perfmodel.estimate.step import StepTime, stage_imbalance, step_times
@@ -31,7 +31,11 @@ from perfmodel.layers.base import Step
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import PlanGrid
-from perfmodel.parallel.rules import judge
+from perfmodel.parallel.mesh import mesh_parts
+from perfmodel.parallel.rules import Verdicts, joined, judge
+
+MOST_AT_ONCE = 65536
+"""Plans that are predicted at once: a column of them is half a megabyte and stays in the processor's cache."""
 
 MOST_PROMPTS = 4.0
 """Prompts that share a prefill step at most when the time that one adds is taken, unless outputs are so short that more
@@ -203,6 +207,33 @@ def predict_serving(
         raise PlanError(
             f"isl + osl = {longest_request:g} tokens exceeds the {model.max_context:g} that {model.id} allows"
         )
+    if grid.size <= MOST_AT_ONCE:
+        parts = [_predict(model, target, grid, workload, precision)]
+    else:
+        parts = [
+            _predict(model, target, grid.part(part), workload.part(part), precision)
+            for part in mesh_parts(grid.shape, MOST_AT_ONCE)
+        ]
+    context = {
+        "model": model.id,
+        "system": target.system.id,
+        "device": target.device.id,
+        "engine": target.engine.id,
+        "workload": workload,
+        "precision": precision,
+        "kernels": {
+            "measured": sorted({f"{k.engine} {k.version}".strip() for k in target.kernels.measured}),
+            "defaults": target.kernels.defaults[0].architecture if target.kernels.defaults else "",
+        },
+    }
+    columns = join_columns([columns for columns, _ in parts])
+    return Estimate(grid, columns, joined([verdicts for _, verdicts in parts]), context)
+
+
+def _predict(
+    model: ModelSpec, target: Target, grid: PlanGrid, workload: Workload, precision: Precision
+) -> tuple[Columns, Verdicts]:
+    """Predict so many plans as fit into the processor's cache."""
     steps = serving_steps(model, target, grid, workload, precision)
     engine = target.engine
     per_rank = np.ceil(grid.concurrency / grid.dp)
@@ -212,7 +243,7 @@ def predict_serving(
     # A prompt occupies each stage for its share of the layers, so prompts of a pipeline overlap.
     occupied_s = as_floats(engine.interference * as_floats(steps.marginal_s) / grid.pp * longest)
     more: dict[str, npt.NDArray[np.float64]] = {}
-    further: dict[str, Floats] = {"prompt_s": steps.prompt_s, "itl_max_s": steps.decode.seconds + steps.shared_s}
+    further: dict[str, Column] = {"prompt_s": steps.prompt_s, "itl_max_s": steps.decode.seconds + steps.shared_s}
     if workload.arrivals == "poisson":
         more = open_loop(
             workload,
@@ -228,43 +259,24 @@ def predict_serving(
     else:
         ttft, tpot = _closed_loop(model, target, workload, steps, decode_s, occupied_s, running, per_rank)
         rate = grid.concurrency / (ttft + (workload.osl - 1.0) * tpot)
+    shape = grid.shape
+    verdicts = judge(shape, serving_rules(model, target, grid, steps.footprint))
+    hidden = ~verdicts.feasible.reshape(shape)
+    latencies: dict[str, Floats] = {"ttft": ttft, "tpot": tpot, "rate": rate, **more}
+    if hidden.any():
+        latencies = {name: np.where(hidden, np.nan, value) for name, value in latencies.items()}
     further |= {
-        "energy_per_token_j": token_energy(grid.devices, target.device.power_w or np.nan, rate * workload.osl),
+        "energy_per_token_j": lambda: token_energy(
+            grid.devices, target.device.power_w or np.nan, latencies["rate"] * workload.osl
+        ),
         "optimal_tokens_per_s_per_gpu": optimal_throughput(
             model.active_parameters(), workload.new_tokens, workload.osl, peak_flops=arithmetic_peak(target, precision)
         ),
     }
-    verdicts = judge(grid.shape, serving_rules(model, target, grid, steps.footprint))
-    columns = serving_columns(
-        grid, workload, steps.footprint, steps.decode, steps.prefill, ttft=ttft, tpot=tpot, rate=rate, **further, **more
-    )
-    hidden = ~verdicts.feasible
-    for name in (
-        "ttft_s",
-        "tpot_s",
-        "requests_per_s",
-        "tokens_per_s",
-        "tokens_per_s_per_gpu",
-        "energy_per_token_j",
-        *more,
-    ):
-        columns[name] = np.where(hidden, np.nan, columns[name])
-    capacity = steps.footprint.requests * grid.dp
-    full = np.broadcast_to(grid.concurrency + grid.dp > capacity, grid.shape).ravel()
-    columns["bound"] = np.where(full, float(BOUNDS.index("capacity")), columns["bound_decode"])
-    context = {
-        "model": model.id,
-        "system": target.system.id,
-        "device": target.device.id,
-        "engine": target.engine.id,
-        "workload": workload,
-        "precision": precision,
-        "kernels": {
-            "measured": sorted({f"{k.engine} {k.version}".strip() for k in target.kernels.measured}),
-            "defaults": target.kernels.defaults[0].architecture if target.kernels.defaults else "",
-        },
-    }
-    return Estimate(grid, columns, verdicts, context)
+    columns = serving_columns(grid, workload, steps.footprint, steps.decode, steps.prefill, **latencies, **further)
+    full = grid.concurrency + grid.dp > steps.footprint.requests * grid.dp
+    bound = np.where(full, np.float64(BOUNDS.index("capacity")), steps.decode.over_plans("bound"))
+    return Columns([shape], [columns | {"bound": bound}]), verdicts
 
 
 def _closed_loop(

@@ -1,11 +1,11 @@
 """Columns of a serving estimate: latency, rates, memory and the parts of both steps, one value per plan."""
 
-import numpy as np
-import numpy.typing as npt
+from functools import partial
 
-from perfmodel.arrays import Floats, as_floats
+from perfmodel.arrays import Floats
 from perfmodel.estimate.footprint import Footprint
-from perfmodel.estimate.step import StepTime
+from perfmodel.estimate.result import Column
+from perfmodel.estimate.step import RESOURCES, StepTime
 from perfmodel.estimate.workload import Workload
 from perfmodel.parallel.grid import PlanGrid
 
@@ -20,8 +20,8 @@ def serving_columns(
     ttft: Floats,
     tpot: Floats,
     rate: Floats,
-    **more: Floats,
-) -> dict[str, npt.NDArray[np.float64]]:
+    **more: Column,
+) -> dict[str, Column]:
     """Lay out what is known of every plan as columns.
 
     Parameters
@@ -44,17 +44,16 @@ def serving_columns(
     Returns
     -------
     dict
-        Column name -> one float64 per plan, flattened; SI units.
+        Column name -> what it is made from; SI units.
     """
-    measured = as_floats(decode.basis.get("measured", 0.0))
-    values: dict[str, Floats] = {
+    columns: dict[str, Column] = {
         "ttft_s": ttft,
         "tpot_s": tpot,
         "requests_per_s": rate,
-        "tokens_per_s": rate * workload.osl,
-        "tokens_per_s_per_gpu": rate * workload.osl / grid.devices,
-        "input_tokens_per_s_per_gpu": rate * workload.isl / grid.devices,
-        "memory_bytes": footprint.total,
+        "tokens_per_s": lambda: rate * workload.osl,
+        "tokens_per_s_per_gpu": lambda: rate * workload.osl / grid.devices,
+        "input_tokens_per_s_per_gpu": lambda: rate * workload.isl / grid.devices,
+        "memory_bytes": lambda: footprint.total,
         "memory_capacity_bytes": footprint.capacity,
         "weights_bytes": footprint.weights,
         "cache_bytes": footprint.cache,
@@ -62,27 +61,18 @@ def serving_columns(
         "activation_bytes": footprint.activations,
         "buffer_bytes": footprint.buffers,
         "framework_bytes": footprint.framework,
-        "capacity_requests": footprint.requests * grid.dp,
-        "decode_s": decode.seconds,
-        "decode_lower_s": decode.lower_s,
-        "decode_upper_s": decode.upper_s,
-        "decode_compute_s": decode.parts[0],
-        "decode_memory_s": decode.parts[1],
-        "decode_network_s": decode.parts[2],
-        "decode_latency_s": decode.parts[3],
-        "decode_host_s": decode.parts[4],
-        "decode_measured_share": measured / decode.seconds,
-        "prefill_s": prefill.seconds,
-        "prefill_lower_s": prefill.lower_s,
-        "prefill_upper_s": prefill.upper_s,
-        "prefill_compute_s": prefill.parts[0],
-        "prefill_memory_s": prefill.parts[1],
-        "prefill_network_s": prefill.parts[2],
-        "prefill_latency_s": prefill.parts[3],
-        "prefill_host_s": prefill.parts[4],
-        "prefill_measured_share": as_floats(prefill.basis.get("measured", 0.0)) / prefill.seconds,
-        "bound_decode": decode.bound().astype(np.float64),
-        "bound_prefill": prefill.bound().astype(np.float64),
+        "capacity_requests": lambda: footprint.requests * grid.dp,
         **more,
     }
-    return {name: np.broadcast_to(as_floats(v), grid.shape).ravel() for name, v in values.items()}
+    for name, step in (("decode", decode), ("prefill", prefill)):
+        columns[f"{name}_s"] = partial(step.over_plans, "seconds")
+        for part in ("lower", "upper", *RESOURCES):
+            columns[f"{name}_{part}_s"] = partial(step.over_plans, f"{part}_s")
+        columns[f"{name}_measured_share"] = partial(_measured_share, step)
+    return columns | {
+        f"bound_{n}": partial(s.over_plans, "bound") for n, s in (("decode", decode), ("prefill", prefill))
+    }
+
+
+def _measured_share(step: StepTime) -> Floats:
+    return step.over_plans("measured") / step.over_plans("seconds")

@@ -1,13 +1,12 @@
 """Rules of serving: which plans can run at all: whole pieces, weights that fit, room for one request."""
 
-import numpy as np
-
-from perfmodel.arrays import as_floats
+from perfmodel.arrays import Floats, as_floats
 from perfmodel.estimate.footprint import Footprint
 from perfmodel.estimate.target import Target
 from perfmodel.hardware.engine import Engine
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import PlanGrid
+from perfmodel.parallel.mesh import pick
 from perfmodel.parallel.rules import Rule, structural_rules
 
 _GIB = 2.0**30
@@ -37,11 +36,11 @@ def serving_rules(model: ModelSpec, target: Target, grid: PlanGrid, footprint: F
     tuple of Rule
         In the order in which they are applied.
     """
-    fixed = np.broadcast_to(as_floats(footprint.fixed), grid.shape)
-    room = np.broadcast_to(as_floats(footprint.capacity), grid.shape)
-    room_flat, fixed_flat = room.ravel(), fixed.ravel()
-    weights_flat = np.broadcast_to(as_floats(footprint.weights), grid.shape).ravel()
-    one = np.broadcast_to(as_floats(footprint.cache_per_request), grid.shape).ravel()
+    fixed, room, weights = as_floats(footprint.fixed), as_floats(footprint.capacity), footprint.weights
+
+    def gib(value: Floats, index: int) -> float:
+        return pick(value, grid.shape, index) / _GIB
+
     return (
         *structural_rules(
             grid,
@@ -54,23 +53,21 @@ def serving_rules(model: ModelSpec, target: Target, grid: PlanGrid, footprint: F
             "weights exceed memory",
             fixed > room,
             lambda i: (
-                f"weights exceed memory by {(fixed_flat[i] - room_flat[i]) / _GIB:.1f} GiB:"
-                f" {weights_flat[i] / _GIB:.1f} GiB"
-                f" and {(fixed_flat[i] - weights_flat[i]) / _GIB:.1f} GiB of working memory"
-                f" in {room_flat[i] / _GIB:.1f} GiB"
+                f"weights exceed memory by {gib(fixed, i) - gib(room, i):.1f} GiB: {gib(weights, i):.1f} GiB"
+                f" and {gib(fixed, i) - gib(weights, i):.1f} GiB of working memory in {gib(room, i):.1f} GiB"
             ),
         ),
         Rule(
             "no request fits beside the weights",
-            np.broadcast_to(as_floats(footprint.requests) < 1, grid.shape),
+            as_floats(footprint.requests) < 1,
             lambda i: (
-                f"the cache of one request needs {one[i] / _GIB:.1f} GiB,"
-                f" and {(room_flat[i] - fixed_flat[i]) / _GIB:.1f} are left"
+                f"the cache of one request needs {gib(footprint.cache_per_request, i):.1f} GiB,"
+                f" and {gib(room, i) - gib(fixed, i):.1f} are left"
             ),
         ),
         Rule(
             "fewer requests than dp ranks",
-            np.broadcast_to(grid.concurrency < grid.dp, grid.shape),
+            grid.concurrency < grid.dp,
             lambda _: "fewer requests in flight than attention-data-parallel ranks",
         ),
     )

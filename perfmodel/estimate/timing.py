@@ -71,6 +71,8 @@ class OperatorTime:
         Registered formulas of the algorithms that a collective chose from.
     choice : float or array
         Position among them of the one that each plan uses.
+    bases : tuple of str
+        What the time of each of them rests on; `basis` is that of the first plan's.
     """
 
     seconds: Floats
@@ -83,6 +85,7 @@ class OperatorTime:
     count: Floats = 1.0
     algorithms: tuple[str, ...] = ()
     choice: Floats = 0.0
+    bases: tuple[Basis, ...] = ()
 
     def formulas(self) -> tuple[str, ...]:
         """Registered formulas of the first plan: the algorithm, then what times the part inside a domain."""
@@ -90,10 +93,11 @@ class OperatorTime:
 
     def bound(self) -> Any:
         """Resource that binds: 0 compute, 1 memory, 2 network, 3 latency, an integer array over plans."""
-        parts = np.stack(np.broadcast_arrays(*map(as_floats, (self.compute_s, self.memory_s, self.network_s))))
-        seconds = as_floats(self.seconds)
-        latency = (parts.max(axis=0) < LATENCY_SHARE * seconds) & (seconds <= LATENCY_S * as_floats(self.count))
-        return np.where(latency, 3, parts.argmax(axis=0))
+        compute_s, memory_s, seconds = map(as_floats, (self.compute_s, self.memory_s, self.seconds))
+        longest = np.maximum(np.maximum(compute_s, memory_s), self.network_s)
+        latency = (longest < LATENCY_SHARE * seconds) & (seconds <= LATENCY_S * as_floats(self.count))
+        rate = np.where(compute_s == longest, 0, np.where(memory_s == longest, 1, 2))
+        return np.where(latency, 3, rate)
 
 
 @lru_cache(maxsize=256)

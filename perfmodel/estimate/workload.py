@@ -1,12 +1,13 @@
 """Workload: the requests that a deployment serves: lengths, arrivals, reuse and drafting."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
 
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.errors import PlanError
+from perfmodel.parallel.mesh import Slices, take_part
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,23 @@ class Workload:
         for name, top in (("prefix_hit", 1.0), ("acceptance", 1.0), ("draft_cost", np.inf), ("draft_tokens", 16)):
             if not 0 <= getattr(self, name) <= top:
                 raise PlanError(f"{name} must lie between 0 and {top:g}, not {getattr(self, name):g}")
+
+    def part(self, slices: Slices) -> "Workload":
+        """Return what belongs to a block of plans.
+
+        Parameters
+        ----------
+        slices : tuple of slice
+            One slice per axis of the plans.
+
+        Returns
+        -------
+        Workload
+            The same for these plans.
+        """
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        arrays = {name: take_part(v, slices) for name, v in values.items() if isinstance(v, np.ndarray)}
+        return replace(self, **arrays)  # type: ignore[arg-type]
 
     @property
     def new_tokens(self) -> Floats:

@@ -12,7 +12,9 @@ T = TypeVar("T")
 
 
 def kind_of(item: Any) -> tuple[Any, ...]:
-    """Everything about an operator but its name and what varies over plans: those of equal kind are timed in one call.
+    """Everything about an operator but its name, its group and what varies over plans.
+
+    Operators of equal kind are timed in one call.
 
     Parameters
     ----------
@@ -29,7 +31,7 @@ def kind_of(item: Any) -> tuple[Any, ...]:
         value = getattr(item, each.name)
         if is_dataclass(value):
             kind.append(kind_of(value))
-        elif each.name != "name" and not _varies(each):
+        elif each.name not in ("name", "group") and not _varies(each):
             kind.append((each.name, value))
     return tuple(kind)
 
@@ -87,7 +89,7 @@ def merge(items: Sequence[T], lengths: Sequence[int]) -> T:
         if is_dataclass(values[0]):
             changed[each.name] = merge(values, lengths)
         elif _varies(each):
-            changed[each.name] = _joined(values, lengths)
+            changed[each.name] = chained(values, lengths)
     return replace(first, **changed)  # type: ignore[no-any-return]
 
 
@@ -96,7 +98,28 @@ def _varies(each: Field[Any]) -> bool:
     return each.type == Floats
 
 
-def _joined(values: Sequence[Any], lengths: Sequence[int]) -> Any:
+def chained(values: Sequence[Floats], lengths: Sequence[int]) -> Floats:
+    """Put arrays one after the other.
+
+    Parameters
+    ----------
+    values : sequence of float or array
+        Numbers, or arrays of the given lengths.
+    lengths : sequence of int
+        Plans that each is over.
+
+    Returns
+    -------
+    float or array
+        One value per plan of all; a number where all are the same number.
+
+    Examples
+    --------
+    >>> chained([1.0, np.array([2.0, 3.0])], [1, 2]).tolist(), chained([4.0, 4.0], [1, 2])
+    ([1.0, 2.0, 3.0], 4.0)
+    """
+    if len(values) == 1:
+        return values[0]
     if all(isinstance(value, float | int) for value in values) and len(set(values)) == 1:
         return values[0]
     out = np.empty(sum(lengths))

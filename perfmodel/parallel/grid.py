@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from perfmodel.arrays import as_floats
 from perfmodel.errors import PlanError
+from perfmodel.parallel.mesh import Slices, pick, take_part
 
 KNOBS = ("tp", "pp", "dp", "cp", "ep", "moe_tp", "concurrency")
 """Every knob of a plan, in the order in which ties between plans are broken."""
@@ -106,6 +107,36 @@ class PlanGrid:
         [4.0]
         """
         return PlanGrid(**{name: self.column(name)[np.asarray(index)] for name in KNOBS})
+
+    def part(self, slices: Slices) -> "PlanGrid":
+        """Return a block of the plans.
+
+        Parameters
+        ----------
+        slices : tuple of slice
+            One slice per axis of the grid.
+
+        Returns
+        -------
+        PlanGrid
+            The block, each knob no larger than before.
+        """
+        return PlanGrid(**{name: take_part(value, slices) for name, value in self.knobs()})
+
+    def row(self, index: int) -> dict[str, int]:
+        """Knobs of one plan.
+
+        Parameters
+        ----------
+        index : int
+            Flat position in the grid.
+
+        Returns
+        -------
+        dict
+            Knob -> value.
+        """
+        return {name: int(pick(value, self.shape, index)) for name, value in self.knobs()}
 
 
 def plans(**knobs: npt.ArrayLike) -> PlanGrid:

@@ -1,12 +1,15 @@
 """Rules: which plans can exist for a model on a system, and the reason why the others cannot."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
+from perfmodel.arrays import Floats
 from perfmodel.parallel.grid import PlanGrid
+from perfmodel.parallel.mesh import pick
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,23 @@ class Verdicts:
                 total[category] = total.get(category, 0) + int(found[i])
         return total
 
+    def and_then(self, shape: tuple[int, ...], rules: tuple[Rule, ...]) -> "Verdicts":
+        """Apply further rules to the plans that break none so far.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Shape of the grid.
+        rules : tuple of Rule
+            The further rules.
+
+        Returns
+        -------
+        Verdicts
+            Feasibility under all of them.
+        """
+        return Verdicts(_codes(self.code.reshape(shape), len(self.rules), rules).ravel(), (*self.rules, *rules))
+
 
 def judge(shape: tuple[int, ...], rules: tuple[Rule, ...]) -> Verdicts:
     """Apply rules in order; a plan is charged to the first that it breaks.
@@ -104,10 +124,44 @@ def judge(shape: tuple[int, ...], rules: tuple[Rule, ...]) -> Verdicts:
     >>> verdicts.feasible.tolist(), verdicts.reason(0), verdicts.counts()
     ([False, True], 'plan 0 is odd', {'odd': 1})
     """
-    code = np.zeros(shape, dtype=np.int16)
-    for number, rule in enumerate(rules, start=1):
-        code = np.where((code == 0) & rule.broken, np.int16(number), code)
-    return Verdicts(code.ravel(), rules)
+    # Grows to the shape of the grid with the rules: those of divisibility concern few distinct plans.
+    code = _codes(np.zeros((1,) * len(shape), dtype=np.int16), 0, rules)
+    return Verdicts(np.broadcast_to(code, shape).ravel(), rules)
+
+
+def _codes(code: npt.NDArray[np.int16], known: int, rules: tuple[Rule, ...]) -> npt.NDArray[np.int16]:
+    for number, rule in enumerate(rules, start=known + 1):
+        if rule.broken.any():
+            code = np.where((code == 0) & rule.broken, np.int16(number), code)
+    return code
+
+
+def joined(parts: Sequence[Verdicts]) -> Verdicts:
+    """Put the verdicts of a grid's parts together.
+
+    Parameters
+    ----------
+    parts : sequence of Verdicts
+        Verdicts under the same rules, in the order of the flattened grid.
+
+    Returns
+    -------
+    Verdicts
+        Verdicts of the whole grid.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    starts = np.cumsum([0, *(part.code.size for part in parts)])
+
+    def describe(number: int, index: int) -> str:
+        part = int(np.searchsorted(starts, index, side="right")) - 1
+        return parts[part].rules[number].describe(index - int(starts[part]))
+
+    rules = tuple(
+        Rule(rule.category, np.zeros(1, dtype=bool), partial(describe, number))
+        for number, rule in enumerate(parts[0].rules)
+    )
+    return Verdicts(np.concatenate([part.code for part in parts]), rules)
 
 
 def structural_rules(
@@ -142,60 +196,64 @@ def structural_rules(
     tuple of Rule
         One rule per condition.
     """
-    tp, pp, ep, moe_tp = (grid.column(name) for name in ("tp", "pp", "ep", "moe_tp"))
-    stage = tp * grid.column("dp") * grid.column("cp")
+    tp, pp, ep, moe_tp = grid.tp, grid.pp, grid.ep, grid.moe_tp
+    stage = tp * grid.dp * grid.cp
+    devices = pp * stage
     shape = grid.shape
     rules: list[Rule] = []
 
+    def at(value: Floats, index: int) -> str:
+        return f"{pick(value, shape, index):.0f}"
+
     def add(category: str, broken: npt.NDArray[np.bool_], describe: Callable[[int], str]) -> None:
-        rules.append(Rule(category, broken.reshape(shape), describe))
+        rules.append(Rule(category, np.asarray(broken), describe))
 
     add(
         "more devices than the system connects",
-        grid.column("pp") * stage > max_devices,
-        lambda i: f"{pp[i] * stage[i]:.0f} devices, and the system connects {max_devices}",
+        devices > max_devices,
+        lambda i: f"{at(devices, i)} devices, and the system connects {max_devices}",
     )
     if "heads" in divisors:
         heads = divisors["heads"]
         add(
             "tp does not divide the query heads",
             heads % tp != 0,
-            lambda i: f"tp={tp[i]:.0f} does not divide {heads} query heads",
+            lambda i: f"tp={at(tp, i)} does not divide {heads} query heads",
         )
     if "kv_heads" in divisors:
         kv_heads = divisors["kv_heads"]
         add(
             "tp does not divide the KV heads",
             (kv_heads % tp != 0) & (tp % kv_heads != 0),
-            lambda i: f"tp={tp[i]:.0f} neither divides {kv_heads} KV heads nor is a multiple of them",
+            lambda i: f"tp={at(tp, i)} neither divides {kv_heads} KV heads nor is a multiple of them",
         )
     add(
         "more pipeline stages than layers",
         pp > layers,
-        lambda i: f"pp={pp[i]:.0f} exceeds {layers} layers",
+        lambda i: f"pp={at(pp, i)} exceeds {layers} layers",
     )
     if divisors.get("experts"):
         experts = divisors["experts"]
         add(
             "expert groups do not fill the stage",
             ep * moe_tp != stage,
-            lambda i: f"ep={ep[i]:.0f} x moe_tp={moe_tp[i]:.0f} is not the {stage[i]:.0f} ranks of a stage",
+            lambda i: f"ep={at(ep, i)} x moe_tp={at(moe_tp, i)} is not the {at(stage, i)} ranks of a stage",
         )
         add(
             "ep does not divide the experts",
             np.all([places % ep != 0 for places in (experts, *expert_places)], axis=0),
-            lambda i: f"ep={ep[i]:.0f} does not divide {experts} experts",
+            lambda i: f"ep={at(ep, i)} does not divide {experts} experts",
         )
         width = divisors.get("expert_intermediate", 1)
         add(
             "moe_tp does not divide an expert",
             width % moe_tp != 0,
-            lambda i: f"moe_tp={moe_tp[i]:.0f} does not divide the expert width {width}",
+            lambda i: f"moe_tp={at(moe_tp, i)} does not divide the expert width {width}",
         )
     else:
         add(
             "ep without experts",
             ep > 1,
-            lambda i: f"ep={ep[i]:.0f} on a model without experts",
+            lambda i: f"ep={at(ep, i)} on a model without experts",
         )
     return tuple(rules)

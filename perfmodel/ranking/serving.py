@@ -19,7 +19,7 @@ from perfmodel.estimate.workload import Workload
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import KNOBS, PlanGrid, concurrency_ladder, plans, serving_splits
-from perfmodel.parallel.rules import Rule, judge
+from perfmodel.parallel.rules import Rule
 from perfmodel.ranking.collectives import collectives_of
 from perfmodel.ranking.pareto import pareto_front
 from perfmodel.ranking.ties import fewer_stages_first
@@ -249,12 +249,11 @@ def rank_serving(
     )
     estimate = predict_serving(model, target, grid, workload, precision)
     if workload.arrivals == "poisson":
-        estimate = replace(estimate, columns={**estimate.columns, "utilisation": _utilisation(estimate)})
+        estimate = replace(estimate, columns=estimate.columns.plus(utilisation=_utilisation(estimate)))
     elif np.isfinite(limits.ttft_p99_s):
         raise PlanError("a limit for 99 % of requests needs Poisson arrivals: a closed loop has no distribution")
-    estimate = replace(
-        estimate, verdicts=judge(grid.shape, (*estimate.verdicts.rules, *_limit_rules(estimate, limits, gpus)))
-    )
+    limited = estimate.verdicts.and_then(grid.shape, _limit_rules(estimate, limits, gpus))
+    estimate = replace(estimate, verdicts=limited)
     order = _best_of_each_split(estimate, splits.size)
     if not len(order):
         raise NothingFeasibleError(nearest_miss(model, target, gpus, workload, precision, limits, estimate))

@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import perfmodel as pm
+from perfmodel.costs import chunks, moe
+from perfmodel.estimate import serving
 from perfmodel.estimate.serving import Workload, predict_serving, serving_steps
 from perfmodel.layers.merging import kind_of, merge
 from perfmodel.layers.operators import Attention, Exchange, Gemm
@@ -40,6 +42,40 @@ def test_a_plan_in_a_grid_is_exactly_the_plan_alone(target, name, seed):
         assert {n: v[0] for n, v in alone.columns.items()} == pytest.approx(
             {n: v[i] for n, v in whole.columns.items()}, rel=0.0, abs=0.0, nan_ok=True
         )
+
+
+@pytest.mark.parametrize("most", [1, 7, 100])
+@pytest.mark.parametrize("name", MODELS)
+def test_results_are_the_same_for_any_size_of_parts(monkeypatch, name, most):
+    model, target = pm.load_model(name), TARGETS["hgx-h200", "trtllm"]
+    widths = np.array([1, 3, 16])[:, None, None]
+    ranks = {"ep": widths} if model.is_moe else {}
+    grid = pm.plans(tp=widths, pp=[[1], [3]], concurrency=np.arange(1, 900, 61), **ranks)
+    workload = Workload(512.0, np.where(np.arange(grid.shape[-1]) % 2, 64.0, 128.0))
+    whole = predict_serving(model, target, grid, workload, model.weights)
+    monkeypatch.setattr(serving, "MOST_AT_ONCE", most)
+    for module in (chunks, moe):
+        monkeypatch.setattr(module, "CHUNK", most)
+    pieces = predict_serving(model, target, grid, workload, model.weights)
+    for column, values in whole.columns.items():
+        np.testing.assert_array_equal(pieces[column], values, err_msg=column)
+        assert pieces.columns.at(column, 17) == values[17] or np.isnan(values[17])
+    np.testing.assert_array_equal(pieces.verdicts.code, whole.verdicts.code)
+    reasons = [whole.verdicts.reason(i) for i in range(grid.size)]
+    assert [pieces.verdicts.reason(i) for i in range(grid.size)] == reasons
+    assert any(reasons)
+    assert repr(pieces.row(17)) == repr(whole.row(17))
+
+
+@given(name=st.sampled_from(MODELS), seed=st.integers(0, 2**32))
+def test_permuting_a_grid_permutes_its_results(name, seed):
+    model, target = pm.load_model(name), TARGETS["hgx-h200", "trtllm"]
+    grid = some_plans(model, seed, 3 * FEW)
+    order = np.random.default_rng(seed).permutation(grid.size)
+    straight = predict_serving(model, target, grid, Workload(256.0, 64.0), model.weights)
+    shuffled = predict_serving(model, target, grid.take(order), Workload(256.0, 64.0), model.weights)
+    for column, values in straight.columns.items():
+        np.testing.assert_array_equal(shuffled[column], values[order], err_msg=column)
 
 
 @given(name=st.sampled_from(MODELS), seed=st.integers(0, 2**32))
