@@ -37,6 +37,8 @@ class Family:
         Columns that make a shape: held out together.
     sizes : callable
         Cases and device -> arguments of the formula.
+    words : tuple of str
+        Columns of text that must be there.
     """
 
     operators: tuple[str, ...]
@@ -45,6 +47,7 @@ class Family:
     form: str
     shape: tuple[str, ...]
     sizes: Callable[[pd.DataFrame, Device], Mapping[str, Any]]
+    words: tuple[str, ...] = ()
 
 
 def _gemm(frame: pd.DataFrame, device: Device) -> Mapping[str, Any]:
@@ -95,6 +98,7 @@ FAMILIES: tuple[Family, ...] = (
         "experts_grouped",
         ("hidden", "intermediate", "topk", "experts", "tp", "ep"),
         lambda frame, _: moe_sizes(frame),
+        ("routing",),
     ),
     Family(
         ("all_reduce", "all_gather", "reduce_scatter", "all_to_all"),
@@ -111,6 +115,7 @@ FAMILIES: tuple[Family, ...] = (
         "deepep_normal",
         ("hidden", "topk", "experts"),
         lambda frame, _: deepep_sizes(frame),
+        ("mode",),
     ),
 )
 """Every family, in the order of the tables."""

@@ -33,9 +33,6 @@ WORST_MEDIAN = 0.5
 
 _KEY = ("op", "dtype", "kv_dtype", "kernel", "mode", "version")
 
-# Columns of text without which a family cannot be read.
-_WORDS = {"moe": ("routing",), "dispatch": ("mode",), "combine": ("mode",)}
-
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
@@ -196,7 +193,7 @@ def _sizes(rows: pd.DataFrame, family: Family, device: Device, label: str) -> di
 
 def _checked(rows: pd.DataFrame, family: Family, label: str) -> pd.DataFrame:
     """Rows with numbers in every column; anything else is refused by name."""
-    wanted = (*family.numbers, *_WORDS.get(family.operators[0], ()), "measured_s")
+    wanted = (*family.numbers, *family.words, "measured_s")
     missing = [name for name in wanted if name not in rows or rows[name].isna().all()]
     if missing:
         raise CalibrationError(f"{label}: column {missing[0]!r} is missing")

@@ -68,7 +68,7 @@ def _predict_group(rows: pd.DataFrame, group: dict[str, str], profiles: str | No
     family = FAMILY_OF.get(group["op"])
     if family is None:
         raise PerfmodelError(f"op {group['op']!r} is none of {', '.join(FAMILY_OF)}")
-    missing = [name for name in family.numbers if name not in rows]
+    missing = [name for name in (*family.numbers, *family.words) if name not in rows]
     if missing:
         raise PerfmodelError(f"column {missing[0]!r} is missing for {group['op']}")
     device = load_device(group["hardware"], profiles)

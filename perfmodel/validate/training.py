@@ -42,6 +42,8 @@ class _Machines:
         self._targets: dict[tuple[Any, ...], TrainingTarget] = {}
 
     def of(self, row: Mapping[str, Any]) -> TrainingTarget:
+        if not np.isfinite(row["gpus_per_node"]):
+            raise PlanError("gpus_per_node must be a whole number")
         source = row["source"]
         if source not in self._claims:
             self._claims[source] = stack_of_source(source, self._profiles)
