@@ -273,10 +273,10 @@ def _predict(
             model.active_parameters(), workload.new_tokens, workload.osl, peak_flops=arithmetic_peak(target, precision)
         ),
     }
-    columns = serving_columns(grid, workload, steps.footprint, steps.decode, steps.prefill, **latencies, **further)
+    columns = serving_columns(grid, workload, steps.footprint, steps.decode, steps.prefill, **latencies)
     full = grid.concurrency + grid.dp > steps.footprint.requests * grid.dp
     bound = np.where(full, np.float64(BOUNDS.index("capacity")), steps.decode.over_plans("bound"))
-    return Columns([shape], [columns | {"bound": bound}]), verdicts
+    return Columns([shape], [columns | further | {"bound": bound}]), verdicts
 
 
 def _closed_loop(

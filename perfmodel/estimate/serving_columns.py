@@ -20,7 +20,7 @@ def serving_columns(
     ttft: Floats,
     tpot: Floats,
     rate: Floats,
-    **more: Column,
+    **more: Floats,
 ) -> dict[str, Column]:
     """Lay out what is known of every plan as columns.
 
