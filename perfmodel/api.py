@@ -18,7 +18,7 @@ from perfmodel.estimate.sustained import at_sustained_rates
 from perfmodel.estimate.target import COLLECTIVES, Target
 from perfmodel.estimate.workload import Workload
 from perfmodel.hardware.catalog import load_system
-from perfmodel.hardware.engine import SCHEDULES
+from perfmodel.hardware.engine import SCHEDULES, SPLITS
 from perfmodel.hardware.engine_files import load_engine
 from perfmodel.hardware.fabric import System
 from perfmodel.layers.precision import Precision
@@ -51,6 +51,7 @@ def target(
     profiles: str | None = None,
     schedule: str | None = None,
     chunk: float | str | None = None,
+    split: str | None = None,
     collectives: str = "fastest",
 ) -> Target:
     """Bring together a system, the calibrations of its device and an engine.
@@ -67,6 +68,8 @@ def target(
         How prompts and running requests share steps: prefill-first, chunked or layered; the engine's by default.
     chunk : float or str, optional
         Tokens of a step of the chunked schedule.
+    split : str, optional
+        How steps overlap with themselves: none, tokens or nano; the engine's by default.
     collectives : str
         Algorithms that collectives over several scale-up domains may use: "fastest", "flat", "hierarchical", or "nccl"
         for what NCCL's own cost model expects.
@@ -99,6 +102,10 @@ def target(
         if schedule not in SCHEDULES:
             raise PlanError(f"unknown schedule {schedule!r}; choose from {', '.join(SCHEDULES)}")
         software = replace(software, schedule=schedule)
+    if split is not None:
+        if split not in SPLITS:
+            raise PlanError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
+        software = replace(software, split=split)
     if chunk is not None:
         tokens = _tokens(chunk)
         if not 1 <= tokens < float("inf"):

@@ -25,6 +25,7 @@ def serving(
     engine: options.EngineName = "neutral",
     schedule: options.Schedule = None,
     chunk: options.Chunk = None,
+    split: options.Split = None,
     phase: Annotated[str, typer.Option(help="decode, prefill or both.")] = "both",
     collectives: options.Collectives = "fastest",
     what_if: options.WhatIf = None,
@@ -51,6 +52,7 @@ def serving(
         profiles=profiles,
         schedule=schedule,
         chunk=chunk,
+        split=split,
         collectives=collectives,
     )
     text = derivation(

@@ -28,6 +28,9 @@ Schedule = Annotated[
 Chunk = Annotated[
     str | None, typer.Option("--chunk", help="Tokens of a step of the chunked schedule, running requests included.")
 ]
+Split = Annotated[
+    str | None, typer.Option("--split", help="Steps that overlap with themselves: none, tokens (two halves) or nano.")
+]
 Profiles = Annotated[str | None, typer.Option("--profiles", help="Directory of profiles that is searched first.")]
 WhatIf = Annotated[
     list[str] | None,

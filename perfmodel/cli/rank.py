@@ -58,6 +58,7 @@ def serving(
     engine: options.EngineName = "neutral",
     schedule: options.Schedule = None,
     chunk: options.Chunk = None,
+    split: options.Split = None,
     prefix_hit: Annotated[float, typer.Option(help="Share of the input tokens found in the prefix cache.")] = 0.0,
     draft_tokens: Annotated[int, typer.Option(help="Tokens drafted per decode step (MTP, speculative decoding).")] = 0,
     acceptance: Annotated[float, typer.Option(help="Probability that a drafted token is accepted.")] = 0.7,
@@ -102,6 +103,7 @@ def serving(
         profiles=profiles,
         schedule=schedule,
         chunk=chunk,
+        split=split,
         collectives=collectives,
     )
     asked: dict[str, Any] = {

@@ -24,6 +24,7 @@ from perfmodel.estimate.open_loop import open_loop
 from perfmodel.estimate.result import BOUNDS, Column, Columns, Estimate, join_columns
 from perfmodel.estimate.serving_columns import serving_columns
 from perfmodel.estimate.serving_rules import serving_rules
+from perfmodel.estimate.split_steps import split_steps
 from perfmodel.estimate.step import StepTime, stage_imbalance, step_times
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.workload import Workload
@@ -131,17 +132,14 @@ def serving_steps(
     batch, verified = np.ceil(decoding / grid.pp), as_floats(workload.draft_tokens + 1.0)
     mixed = target.engine.schedule != "prefill-first"
     pieces = pieces_of(model, target, workload, batch)
-    decode, alone, shared, *parts = step_times(
-        model,
-        target,
-        [
-            (grid, Step(batch, verified, isl + as_floats(workload.osl) / 2.0, decode=True)),
-            (grid, Step(as_floats(1.0), fresh, isl, decode=False)),
-            (grid, Step(together, fresh, isl, decode=False)),
-            *([(grid, pieces.dense), (grid, pieces.attention)] if mixed else []),
-        ],
-        precision,
-        keep_lines=keep_lines,
+    wanted = [
+        Step(batch, verified, isl + as_floats(workload.osl) / 2.0, decode=True),
+        Step(as_floats(1.0), fresh, isl, decode=False),
+        Step(together, fresh, isl, decode=False),
+        *([pieces.dense, pieces.attention] if mixed else []),
+    ]
+    decode, alone, shared, *parts = (split_steps if target.engine.split != "none" else step_times)(
+        model, target, [(grid, step) for step in wanted], precision, keep_lines=keep_lines
     )
     if mixed:
         added = added_s(model, target, pieces, dense=parts[0], attention=parts[1], decode=decode)
@@ -266,8 +264,11 @@ def _predict(
     if hidden.any():
         latencies = {name: np.where(hidden, np.nan, value) for name, value in latencies.items()}
     further |= {
+        # Nothing arrives where a request sees no other.
         "energy_per_token_j": lambda: token_energy(
-            grid.devices, target.device.power_w or np.nan, latencies["rate"] * workload.osl
+            grid.devices,
+            target.device.power_w or np.nan,
+            np.where(latencies["rate"] > 0, latencies["rate"] * workload.osl, np.nan),
         ),
         "optimal_tokens_per_s_per_gpu": optimal_throughput(
             model.active_parameters(), workload.new_tokens, workload.osl, peak_flops=arithmetic_peak(target, precision)

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+SPLITS = ("none", "tokens", "nano")
+"""How steps overlap with themselves."""
+
 SCHEDULES = ("prefill-first", "chunked", "layered")
 """How prompts and running requests share an engine's steps."""
 
@@ -81,6 +84,9 @@ class Engine:
         beside all running requests. "layered": each step takes a whole prompt through one group of layers.
     chunk_tokens : float
         Tokens of a step of the chunked schedule, those of running requests included.
+    split : str
+        "tokens": steps are cut in two so that collectives of one half hide behind the other. "nano": arithmetic, memory
+        and network of both halves overlap, as far as that goes. "none": neither.
     decode_streams, prefill_streams : Streams, optional
         How the microbatches of a step with experts overlap; none where steps stay whole.
     redundant_experts : int
@@ -117,6 +123,7 @@ class Engine:
     fused: tuple[str, ...] = ()
     schedule: str = "prefill-first"
     chunk_tokens: float = 512.0
+    split: str = "none"
     decode_streams: Streams | None = None
     prefill_streams: Streams | None = None
     redundant_experts: int = 0

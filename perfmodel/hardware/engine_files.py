@@ -53,6 +53,13 @@ class _Streams(BaseModel):
         return Streams(self.first, self.first_cores, self.paired, self.least_tokens)
 
 
+class _Split(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    value: Literal["none", "tokens", "nano"]
+    source: str = Field(min_length=1)
+
+
 class _EngineFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -76,6 +83,7 @@ class _EngineFile(BaseModel):
     overlap: _Value
     fused: _Names = _Names(value=(), source="none")
     schedule: _Schedule = _Schedule(value="prefill-first", source="default")
+    split: _Split = _Split(value="none", source="default")
     chunk_tokens: _Value = _Value(value="512", source="default")
     decode_streams: _Streams | None = None
     prefill_streams: _Streams | None = None
@@ -186,6 +194,7 @@ def load_engine(name: str, profiles: str | os.PathLike[str] | None = None) -> En
         overlap=numbers["overlap"],
         fused=parsed.fused.value,
         schedule=parsed.schedule.value,
+        split=parsed.split.value,
         chunk_tokens=numbers["chunk_tokens"],
         decode_streams=parsed.decode_streams.streams() if parsed.decode_streams else None,
         prefill_streams=parsed.prefill_streams.streams() if parsed.prefill_streams else None,
