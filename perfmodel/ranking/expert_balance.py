@@ -1,0 +1,157 @@
+"""Balance of experts over ranks: copies of the busy ones, and which rank holds which (counts)."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from perfmodel.arrays import as_floats
+from perfmodel.errors import PlanError
+
+Array: TypeAlias = npt.NDArray[np.float64]
+Positions: TypeAlias = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpertPlacement:
+    """Which experts every rank of a layer holds.
+
+    Parameters
+    ----------
+    experts : numpy.ndarray
+        Expert in every place, one row per rank.
+    loads : numpy.ndarray
+        Load of every rank, copies of an expert sharing its load evenly.
+    """
+
+    experts: Positions
+    loads: Array
+
+    @property
+    def imbalance(self) -> float:
+        """Load of the busiest rank over the mean."""
+        return float(self.loads.max() / self.loads.mean())
+
+
+def copy_experts(loads: npt.ArrayLike, places: int) -> Positions:
+    """Give every place beyond the first of each expert to the expert whose copies are busiest.
+
+    Parameters
+    ----------
+    loads : array_like
+        Load of every expert.
+    places : int
+        Places for experts, at least as many as experts.
+
+    Returns
+    -------
+    numpy.ndarray
+        Copies of every expert, at least one; they add up to the places.
+
+    Raises
+    ------
+    PlanError
+        If there are fewer places than experts.
+
+    References
+    ----------
+    EPLB, github.com/deepseek-ai/EPLB (DeepSeek 2025): redundant experts go to the largest load per copy.
+
+    Examples
+    --------
+    >>> copy_experts([90, 132, 40, 61], 6).tolist()
+    [2, 2, 1, 1]
+    """
+    load = as_floats(loads).reshape(-1)
+    if places < load.size:
+        raise PlanError(f"{places} places cannot hold {load.size} experts")
+    copies = np.ones(load.size, dtype=np.int64)
+    for _ in range(places - load.size):
+        copies[np.argmax(load / copies)] += 1
+    return copies
+
+
+def balanced_experts(loads: npt.ArrayLike, ranks: int, redundant: int = 0) -> ExpertPlacement:
+    """Place experts, the busiest first, each on the least loaded rank that has room and no copy of it yet.
+
+    Parameters
+    ----------
+    loads : array_like
+        Load of every expert, for instance picks in a measurement.
+    ranks : int
+        Expert-parallel ranks; they must divide the places.
+    redundant : int
+        Places beyond one per expert.
+
+    Returns
+    -------
+    ExpertPlacement
+        Experts and load of every rank.
+
+    Raises
+    ------
+    PlanError
+        If the places do not divide among the ranks, or there is no load.
+
+    References
+    ----------
+    EPLB, github.com/deepseek-ai/EPLB (DeepSeek 2025), global policy; Graham 1969, Bounds on multiprocessing timing
+    anomalies, for longest-first packing.
+
+    Examples
+    --------
+    Twelve experts on four ranks, and on eight of two places each with four copies:
+
+    >>> loads = [90, 132, 40, 61, 104, 165, 39, 4, 73, 56, 183, 86]
+    >>> round(balanced_experts(loads, 4).imbalance, 2), round(balanced_experts(loads, 8, 4).imbalance, 2)
+    (1.07, 1.08)
+    """
+    load = as_floats(loads).reshape(-1)
+    places = load.size + redundant
+    if ranks < 1 or redundant < 0 or places % ranks:
+        raise PlanError(f"{load.size} experts and {redundant} copies do not divide among {ranks} ranks")
+    if not load.sum() > 0.0 or load.min() < 0.0:
+        raise PlanError("loads must not be negative and not all zero; give the picks of every expert")
+    copies = copy_experts(load, places)
+    each = places // ranks
+    held = np.full((ranks, each), -1, dtype=np.int64)
+    filled = np.zeros(ranks, dtype=np.int64)
+    sums = np.zeros(ranks)
+    owner = np.repeat(np.arange(load.size), copies)
+    weight = load[owner] / copies[owner]
+    for place in np.argsort(-weight, kind="stable"):
+        expert = owner[place]
+        free = filled < each
+        fresh = free & ~(held == expert).any(axis=1)
+        rank = int(np.argmin(np.where(fresh if fresh.any() else free, sums, np.inf)))
+        held[rank, filled[rank]] = expert
+        filled[rank] += 1
+        sums[rank] += weight[place]
+    return ExpertPlacement(held, sums)
+
+
+def place_spread(loads: npt.ArrayLike, redundant: int = 0) -> float:
+    """Standard deviation, over its mean, of the load of one place after copies were made.
+
+    Parameters
+    ----------
+    loads : array_like
+        Load of every expert.
+    redundant : int
+        Places beyond one per expert.
+
+    Returns
+    -------
+    float
+        Spread [1].
+
+    Examples
+    --------
+    >>> round(place_spread([90, 132, 40, 61]), 2), round(place_spread([90, 132, 40, 61], 4), 2)
+    (0.43, 0.15)
+    """
+    load = as_floats(loads).reshape(-1)
+    copies = copy_experts(load, load.size + redundant)
+    weight = np.repeat(load / copies, copies)
+    return float(weight.std() / weight.mean())
