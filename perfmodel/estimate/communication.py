@@ -9,8 +9,9 @@ from perfmodel.costs.collectives import point_to_point
 from perfmodel.costs.expert_traffic import node_limited_exchange
 from perfmodel.estimate.algorithms import Candidate, candidates
 from perfmodel.estimate.links import NETWORK_EFFICIENCY, Links, links_of_group
+from perfmodel.estimate.operator_time import OperatorTime
 from perfmodel.estimate.target import Target
-from perfmodel.estimate.timing import OperatorTime, call_form
+from perfmodel.estimate.timing import call_form
 from perfmodel.layers.operators import Collective, Exchange
 from perfmodel.parallel.grid import PlanGrid
 from perfmodel.parallel.groups import RankGroup, rank_group

@@ -10,8 +10,9 @@ import numpy.typing as npt
 from perfmodel.arrays import as_floats
 from perfmodel.estimate.communication import time_collective
 from perfmodel.estimate.compiled import KNOBS, LENGTHS, Compiled, Entry, Term
+from perfmodel.estimate.operator_time import OperatorTime
 from perfmodel.estimate.target import Target
-from perfmodel.estimate.timing import OperatorTime, time_operator
+from perfmodel.estimate.timing import time_operator
 from perfmodel.layers.base import Step
 from perfmodel.layers.merging import chained, merge
 from perfmodel.layers.operators import Attention, Collective, Operator

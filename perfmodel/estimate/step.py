@@ -11,6 +11,7 @@ from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.compute import overlapped
 from perfmodel.estimate.compiled import KNOBS, LENGTHS, compile_model, shard_of
 from perfmodel.estimate.operator_sums import BASES, StepWork, time_works
+from perfmodel.estimate.operator_time import OperatorTime
 from perfmodel.estimate.streams import (
     StreamTimes,
     fastest_split,
@@ -21,7 +22,6 @@ from perfmodel.estimate.streams import (
     with_cores,
 )
 from perfmodel.estimate.target import Target
-from perfmodel.estimate.timing import OperatorTime
 from perfmodel.hardware.engine import Streams
 from perfmodel.layers.base import Step
 from perfmodel.layers.operators import Operator

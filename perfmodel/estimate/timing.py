@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -12,16 +11,11 @@ from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.compute import roofline_bound
 from perfmodel.costs.formats import get_format, peak_of
 from perfmodel.costs.registry import get_formula
+from perfmodel.estimate.operator_time import OperatorTime
+from perfmodel.estimate.units import on_fastest_unit
 from perfmodel.hardware.device import Device
-from perfmodel.hardware.kernels import Basis, KernelCalibration, KernelTable
+from perfmodel.hardware.kernels import KernelCalibration, KernelTable
 from perfmodel.layers.operators import Attention, Experts, Gemm, Pass
-
-LATENCY_SHARE = 0.35
-"""An operator whose exact bound is below this share of its time may be bound by latency and not by a rate ..."""
-
-LATENCY_S = 5e-5
-"""... if it takes no longer than this; a longer one far from its bound is a slow kernel [s]."""
-
 
 ROUTING_SKEW = 1.2
 """Exponent of the power law that the load of a served model's experts follows.
@@ -47,57 +41,6 @@ UNPACKED = {
     "w4a8_mxfp4_mxfp8": "w4a16_mxfp4",
 }
 """Weight-only format whose kernels a device uses where it cannot multiply in a format."""
-
-
-@dataclass(frozen=True, slots=True)
-class OperatorTime:
-    """Time of one operator over all plans, and what it rests on.
-
-    Parameters
-    ----------
-    seconds : float or array
-        Time of all occurrences in the layer [s].
-    compute_s, memory_s, network_s : float or array
-        Exact bounds: arithmetic at peak, compulsory bytes at full bandwidth, payload at full link rate [s].
-    formula : str
-        Registered formula.
-    basis : str
-        measured, default or datasheet.
-    source : str
-        Whose coefficients: device, engine and kernel, or the architecture's defaults.
-    count : float or array
-        Occurrences in the layer.
-    algorithms : tuple of str
-        Registered formulas of the algorithms that a collective chose from.
-    choice : float or array
-        Position among them of the one that each plan uses.
-    bases : tuple of str
-        What the time of each of them rests on; `basis` is that of the first plan's.
-    """
-
-    seconds: Floats
-    compute_s: Floats
-    memory_s: Floats
-    network_s: Floats
-    formula: str
-    basis: Basis
-    source: str
-    count: Floats = 1.0
-    algorithms: tuple[str, ...] = ()
-    choice: Floats = 0.0
-    bases: tuple[Basis, ...] = ()
-
-    def formulas(self) -> tuple[str, ...]:
-        """Registered formulas of the first plan: the algorithm, then what times the part inside a domain."""
-        return tuple(self.formula.split(" + "))
-
-    def bound(self) -> Any:
-        """Resource that binds: 0 compute, 1 memory, 2 network, 3 latency, an integer array over plans."""
-        compute_s, memory_s, seconds = map(as_floats, (self.compute_s, self.memory_s, self.seconds))
-        longest = np.maximum(np.maximum(compute_s, memory_s), self.network_s)
-        latency = (longest < LATENCY_SHARE * seconds) & (seconds <= LATENCY_S * as_floats(self.count))
-        rate = np.where(compute_s == longest, 0, np.where(memory_s == longest, 1, 2))
-        return np.where(latency, 3, rate)
 
 
 @lru_cache(maxsize=256)
@@ -267,7 +210,8 @@ def time_operator(
     operator, format, kv_format = _operator_key(op)
     # Latent-attention kernels multiply in the format of an 8-bit cache.
     latent = isinstance(op, Attention) and op.latent and get_format(op.kv_format).peak == "fp8"
-    numbers = device_numbers(device, op.kv_format if isinstance(op, Attention) and latent else format)
+    multiplied = op.kv_format if isinstance(op, Attention) and latent else format
+    numbers = device_numbers(device, multiplied)
     if not isinstance(op, Attention) and get_format(format).peak not in device.peak_flops:
         # Without a unit for the format its kernels unpack the weights and leave the activations in 16 bits.
         format = UNPACKED.get(format, format)
@@ -292,7 +236,7 @@ def time_operator(
     compute_s = roofline_bound(flops, 0.0, peak_flops=numbers["peak_flops"], memory_bandwidth=1.0)
     memory_s = roofline_bound(0.0, nbytes, peak_flops=1.0, memory_bandwidth=device.memory_bandwidth)
     empty = (as_floats(flops) + nbytes) <= 0  # nothing to do is not even launched
-    return OperatorTime(
+    time = OperatorTime(
         seconds=np.where(empty, 0.0, op.count * as_floats(once)),
         compute_s=compute_s,
         memory_s=memory_s,
@@ -302,3 +246,4 @@ def time_operator(
         source=_source(calibration, device),
         count=op.count,
     )
+    return on_fastest_unit(time, op, device, multiplied) if device.units else time

@@ -46,6 +46,31 @@ class Provenance:
 
 
 @dataclass(frozen=True, slots=True)
+class ComputeUnit:
+    """A second kind of processor in a device, beside the one that the device's own peaks describe.
+
+    Parameters
+    ----------
+    name : str
+        For instance "logic-pim".
+    peak_flops : mapping of str to float
+        Dense peak per number format; operators in other formats stay with the device's own processor [FLOP/s].
+    memory_bandwidth : float
+        Bandwidth at which the unit reads the device memory [B/s].
+    """
+
+    name: str
+    peak_flops: Mapping[str, float] = field(hash=False)
+    memory_bandwidth: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "peak_flops", MappingProxyType(dict(self.peak_flops)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.name, dict(self.peak_flops), self.memory_bandwidth)
+
+
+@dataclass(frozen=True, slots=True)
 class Device:
     """One accelerator: what its datasheet promises and what a framework sees of it.
 
@@ -90,6 +115,8 @@ class Device:
         Rate per number format that a large matrix product was measured to reach [FLOP/s].
     sustained_bandwidth : float, optional
         Bandwidth that a large copy was measured to reach [B/s].
+    units : tuple of ComputeUnit, optional
+        Other processors in the device, nearer to its memory; every operator runs where it is fastest.
     notes : tuple of str, optional
         What to know before using the numbers.
     provenance : tuple of Provenance, optional
@@ -119,6 +146,7 @@ class Device:
     dies: int = 1
     sustained_flops: Mapping[str, float] = field(default_factory=dict, hash=False)
     sustained_bandwidth: float | None = None
+    units: tuple[ComputeUnit, ...] = ()
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
     provenance: tuple[Provenance, ...] = field(default=(), repr=False, compare=False)
 

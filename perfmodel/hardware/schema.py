@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from perfmodel.errors import ProfileError, UnitError, suggest
-from perfmodel.hardware.device import FORMATS, Device, Provenance
+from perfmodel.hardware.device import FORMATS, ComputeUnit, Device, Provenance
 from perfmodel.hardware.fabric import System, Tier
 from perfmodel.hardware.problems import example, explain
 from perfmodel.units import parse
@@ -135,6 +135,14 @@ class Chip(_Table):
     dies: int = Field(default=1, ge=1)
 
 
+class UnitTable(_Table):
+    """A second kind of processor in the device."""
+
+    name: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
+    peak: Peaks
+    bandwidth: BandwidthFact
+
+
 class TierTable(_Table):
     """One tier of a system."""
 
@@ -218,6 +226,7 @@ class DeviceFile(_Profile):
     memory: Memory
     chip: Chip
     sustained: Sustained = Sustained()
+    unit: tuple[UnitTable, ...] = ()
 
     @model_validator(mode="after")
     def _below_peak(self) -> "DeviceFile":
@@ -233,15 +242,13 @@ class DeviceFile(_Profile):
 
     def build(self) -> Device:
         """Return the device as plain floats."""
-        peaks = {name: fact.value for name in FORMATS if (fact := getattr(self.peak, name)) is not None}
-        reached = {name: fact.value for name in FORMATS if (fact := getattr(self.sustained, name, None)) is not None}
         chip, memory = self.chip, self.memory
         return Device(
             id=self.id,
             name=self.name,
             vendor=self.vendor,
             architecture=self.architecture,
-            peak_flops=peaks,
+            peak_flops=_rates(self.peak),
             memory_bytes=memory.capacity.value,
             memory_bandwidth=memory.bandwidth.value,
             cores=int(chip.cores.value),
@@ -253,8 +260,9 @@ class DeviceFile(_Profile):
             price_per_hour=_optional(chip.price),
             host_bandwidth=_optional(chip.host_bandwidth),
             dies=chip.dies,
-            sustained_flops=reached,
+            sustained_flops=_rates(self.sustained),
             sustained_bandwidth=_optional(self.sustained.bandwidth),
+            units=tuple(ComputeUnit(u.name, _rates(u.peak), u.bandwidth.value) for u in self.unit),
             notes=self.notes,
             provenance=self.provenance(),
         )
@@ -309,6 +317,10 @@ class SystemFile(_Profile):
         )
         domain = next((i for i, t in enumerate(self.tier) if t.scale_up), 0)
         return System(self.id, self.name, device, tiers, self.notes, self.provenance(), domain)
+
+
+def _rates(table: Peaks | Sustained) -> dict[str, float]:
+    return {name: fact.value for name in FORMATS if (fact := getattr(table, name, None)) is not None}
 
 
 def _optional(fact: Fact | None) -> float | None:
