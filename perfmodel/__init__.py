@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from perfmodel.ranking.compare import Comparison as Comparison
     from perfmodel.ranking.serving import Limits as Limits
     from perfmodel.ranking.serving import Ranking as Ranking
+    from perfmodel.sweep.read import open_sweep as open_sweep
+    from perfmodel.sweep.run import run_sweep as run_sweep
+    from perfmodel.sweep.study_files import read_study as read_study
 
 __version__ = "0.1.0"
 
@@ -41,10 +44,13 @@ _HOMES = {
     "load_device": "perfmodel.hardware.catalog",
     "load_model": "perfmodel.models.catalog",
     "load_system": "perfmodel.hardware.catalog",
+    "open_sweep": "perfmodel.sweep.read",
     "plans": "perfmodel.parallel.grid",
     "precision_of": "perfmodel.api",
     "predict": "perfmodel.api",
     "rank": "perfmodel.api",
+    "read_study": "perfmodel.sweep.study_files",
+    "run_sweep": "perfmodel.sweep.run",
     "target": "perfmodel.api",
 }
 

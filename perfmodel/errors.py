@@ -72,6 +72,37 @@ class OutputError(PerfmodelError):
     """A result that could not be written."""
 
 
+class StudyError(PerfmodelError):
+    """A study file that cannot be read or asks for something that does not exist."""
+
+
+class SweepError(PerfmodelError):
+    """A sweep that cannot go on, or a directory that holds none, another one or a damaged one."""
+
+
+class SweepInterruptedError(SweepError):
+    """A sweep that was stopped on purpose; what is finished is kept."""
+
+    exit_code = 130
+
+
+class MissingExtraError(PerfmodelError):
+    """A library that only some users need and that is not installed.
+
+    Parameters
+    ----------
+    what : str
+        What cannot be done without it.
+    library : str
+        The library.
+    extra : str
+        Extra of perfmodel that installs it.
+    """
+
+    def __init__(self, what: str, library: str, extra: str) -> None:
+        super().__init__(f"{what} needs {library}, which is not installed: pip install 'perfmodel[{extra}]'")
+
+
 class NothingFeasibleError(PerfmodelError):
     """No plan satisfies the request; the message names the nearest miss."""
 

@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from perfmodel.cli import catalogue, explain, predict, rank, training, validate
+from perfmodel.cli import catalogue, explain, predict, rank, sweep, training, validate
 from perfmodel.cli.calibrate import calibrate
 from perfmodel.errors import PerfmodelError
 
@@ -28,6 +28,7 @@ validate.app.command("training")(training.validate)
 rank.app.command("training")(training.rank)
 explain.app.command("training")(training.explain)
 app.command("calibrate")(calibrate)
+app.add_typer(sweep.app, name="sweep")
 app.add_typer(catalogue.hardware, name="hardware")
 app.add_typer(catalogue.model, name="model")
 
@@ -67,8 +68,8 @@ def _fail(message: str, code: int) -> NoReturn:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line.
 
-    Exits with 0 when done, 1 when nothing is feasible and 2 for usage or unreadable input; whatever goes wrong is one
-    line on stderr.
+    Exits with 0 when done, 1 when nothing is feasible, 2 for usage or unreadable input and 130 when it was interrupted;
+    whatever goes wrong is one line on stderr.
 
     Parameters
     ----------
@@ -89,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     except _ClickException as error:
         _fail(_message(error), 2)
     except typer.Abort:
-        _fail("interrupted", 2)
+        _fail("interrupted", 130)
     except BrokenPipeError:
         # The reader went away (for instance `| head`); nothing is left to tell it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -23,8 +23,9 @@ except SystemExit:
         (HELP, ()),
         ("import perfmodel; perfmodel.load_system", ("numpy", "pydantic")),
         ("import perfmodel; perfmodel.rank", ("numpy", "pydantic")),
+        ("import perfmodel; perfmodel.run_sweep", ("numpy", "pydantic")),
     ],
-    ids=["import", "help", "load_system", "rank"],
+    ids=["import", "help", "load_system", "rank", "run_sweep"],
 )
 def test_heavy_libraries_are_not_imported(code, allowed):
     program = f"import sys\n{code}\nprint('loaded:', *sorted({set(HEAVY)!r} & set(sys.modules)))"
