@@ -39,17 +39,29 @@ def operators(
 def serving(
     cases: Cases,
     by: Annotated[str, typer.Option(help="Columns to group by, separated by commas.")] = "engine,hardware",
+    leave_out: Annotated[str, typer.Option(help="Column whose values are left out of the fit one at a time.")] = "",
     format: Annotated[Format, typer.Option(help="How to write the result.")] = Format.table,
     output: options.Output = None,
     profiles: options.Profiles = None,
 ) -> None:
-    """Errors of TTFT and TPOT of measured deployments by engine and device."""
+    """Errors of TTFT and TPOT of measured deployments by engine and device.
+
+    --leave-out model (hardware, engine): each model's deployments with the engines' constants fitted to all others.
+    """
     from perfmodel.calibrate.cases import read_cases
+    from perfmodel.errors import PlanError
+    from perfmodel.validate.leave_out import LEFT_OUT, predict_left_out
     from perfmodel.validate.scores import error_table
     from perfmodel.validate.serving import REQUIRED, predict_serving_cases
 
     frame = read_cases(cases, (*REQUIRED, "measured_ttft_s", "measured_tpot_s"))
-    predicted = predict_serving_cases(frame, profiles)
+    if leave_out and leave_out not in LEFT_OUT:
+        raise PlanError(f"--leave-out: one of {', '.join(LEFT_OUT)}, not {leave_out!r}")
+    if leave_out:
+        predicted, fits = predict_left_out(frame, leave_out, profiles)
+        _show_fits(fits)
+    else:
+        predicted = predict_serving_cases(frame, profiles)
     scored = frame.assign(**{name: predicted[name] for name in ("ttft_s", "tpot_s")})
     tables = []
     for metric in ("ttft", "tpot"):
@@ -58,6 +70,14 @@ def serving(
         tables.append(table)
     rows = [row for pair in zip(*(table.to_dict("records") for table in tables), strict=True) for row in pair]
     _deliver_rows(rows, list(tables[0].columns), format, output)
+
+
+def _show_fits(fits: list[dict[str, object]]) -> None:
+    from perfmodel.reports.tables import plain_table
+
+    names = list(dict.fromkeys(name for fit in fits for name in fit))
+    cells = [[f"{v:g}" if isinstance(v, float | int) else str(v) for v in map(fit.get, names)] for fit in fits]
+    typer.echo(plain_table(names, [["-" if c == "None" else c for c in row] for row in cells]), err=True)
 
 
 def _deliver_table(table: "pd.DataFrame", format: Format, output: Path | None) -> None:  # type: ignore[name-defined] # noqa: F821

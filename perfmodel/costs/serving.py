@@ -138,6 +138,52 @@ def first_wave_wait(prefill_s: Floats, requests: Floats, waves: Floats, *, locks
 
 
 @formula(
+    name="prefill_first_lockstep",
+    quantity="fraction",
+    equation=r"\phi = \sqrt{\frac{n\,t_p}{n\,t_p + o\,t_d}}",
+    source="Geometric mean of two limits for a wave that decodes only once all its prompts are done: ends that stay"
+    " together (1) and ends that fall anywhere in the cycle (the share of it that prompts take)",
+)
+def prefill_first_lockstep(prefill_s: Floats, requests: Floats, output_tokens: Floats, decode_s: Floats) -> Floats:
+    r"""Share of a closed loop in which requests start and end together, where prompts go before running requests.
+
+    .. math:: \phi = \sqrt{\frac{n\,t_p}{n\,t_p + o\,t_d}}
+
+    A wave that is computed before any of it decodes starts to decode together. With outputs of one length it ends
+    together too and the next wave is one again; with outputs of many lengths a request finds others waiting only
+    while prompts are computed. Which of the two a load is like is seldom known, so the mean of both is taken.
+
+    Parameters
+    ----------
+    prefill_s : float or array
+        Device time t_p of one prompt [s].
+    requests : float or array
+        Requests n in flight.
+    output_tokens : float or array
+        Output tokens o of a request.
+    decode_s : float or array
+        Decode step t_d of all requests in flight [s].
+
+    Returns
+    -------
+    float or array
+        Share, between 0 and 1 [1].
+
+    References
+    ----------
+    Elementary: prompts take n t_p of a cycle of n t_p + o t_d. Measured deployments of SGLang show both limits: with
+    equal lengths the share is near 1 for outputs of 128 tokens and about a half for 512.
+
+    Examples
+    --------
+    >>> float(prefill_first_lockstep(0.1, 10, 150, 0.02))
+    0.5
+    """
+    prompts = as_floats(requests) * prefill_s
+    return np.sqrt(prompts / (prompts + as_floats(output_tokens) * decode_s))
+
+
+@formula(
     name="slot_wait",
     quantity="time",
     equation=r"w = \max\left(\frac{b}{n} - 1,\, 0\right) T",

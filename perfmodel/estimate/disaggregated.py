@@ -14,8 +14,8 @@ from perfmodel.estimate.workload import Workload
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
 
-HANDOFF_STEPS = 16.0
-"""Decode steps between the end of a prompt on one worker and its first visible token from the other.
+HANDOFF_STEPS = 10.0
+"""Decode steps that the hand-over of a prompt takes beside those of the engine's stream.
 
 Rounded fit, with `WAVE_LOCKSTEP`, to the TTFT of 148 disaggregated deployments of silicon_sample.csv of
 aiconfigurator-core 0.12.0.
@@ -86,6 +86,7 @@ def first_token(
     prompt_s: Floats,
     transfer_s: Floats,
     token_s: Floats,
+    stream_s: Floats,
     rate: Floats,
     requests: Floats,
     per_rank: Floats,
@@ -97,8 +98,8 @@ def first_token(
     ----------
     workload : Workload
         Output length and waves.
-    prompt_s, transfer_s, token_s : float or array
-        One prompt, the hand-over of its cache, and one output token [s].
+    prompt_s, transfer_s, token_s, stream_s : float or array
+        One prompt, the hand-over of its cache, one output token, and the delay until a token is seen [s].
     rate : float or array
         Prompts per second that all prefill workers finish [1/s].
     requests : float or array
@@ -111,7 +112,7 @@ def first_token(
     float or array
         Time to first token [s].
     """
-    started = as_floats(prompt_s) + transfer_s + HANDOFF_STEPS * as_floats(token_s)
+    started = as_floats(prompt_s) + transfer_s + HANDOFF_STEPS * as_floats(token_s) + stream_s
     started = started + first_wave_wait(1.0 / as_floats(rate), requests, workload.waves, lockstep=WAVE_LOCKSTEP)
     ttft = as_floats(pool_limited_ttft(started, token_s, workload.osl, requests, rate))
     return ttft + slot_wait(per_rank, places, started + workload.osl * as_floats(token_s))
@@ -164,6 +165,7 @@ def predict_disaggregated(
             prompt_s=prompts.step.seconds,
             transfer_s=transfer,
             token_s=tokens.token_s,
+            stream_s=tokens.stream_s,
             rate=rate,
             requests=concurrency,
             per_rank=per_rank,

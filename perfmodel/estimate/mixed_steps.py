@@ -146,7 +146,6 @@ def added_s(
     engine = target.engine
     rows = as_floats(pieces.dense.batch) * pieces.dense.tokens
     captured = (rows <= GRAPH_TOKENS) & (engine.schedule == "chunked")
-    saved = np.where(captured, max(engine.prefill_layer_s - engine.decode_layer_s, 0.0) * model.layers, 0.0)
-    other = dense.seconds - dense.over_plans("attention_s") - saved
-    own = decode.seconds - decode.over_plans("attention_s")
-    return as_floats(pieces.passes * np.maximum(other - own + attention.over_plans("attention_s"), 0.0))
+    launches = np.where(captured, 0.0, engine.prefill_layer_s * model.layers)
+    other, own = (each.seconds - each.over_plans("host_s") - each.over_plans("attention_s") for each in (dense, decode))
+    return as_floats(pieces.passes * np.maximum(other + launches - own + attention.over_plans("attention_s"), 0.0))

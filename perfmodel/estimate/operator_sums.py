@@ -15,7 +15,7 @@ from perfmodel.estimate.target import Target
 from perfmodel.estimate.timing import time_operator
 from perfmodel.layers.base import Step
 from perfmodel.layers.merging import chained, merge
-from perfmodel.layers.operators import Attention, Collective, Operator
+from perfmodel.layers.operators import Attention, Collective, Experts, Operator
 from perfmodel.parallel.distinct import FEW, Distinct
 from perfmodel.parallel.grid import PlanGrid
 from perfmodel.parallel.groups import RankGroup, rank_group
@@ -39,6 +39,10 @@ SUMS = (
 what times rest on."""
 
 _ROW = {name: row for row, name in enumerate(SUMS)}
+_HIDDEN = [row for name, row in _ROW.items() if not name.startswith("exact")]
+
+SHARED = "shared expert "
+"""How the names of operators begin that run beside the routed experts in a decode step."""
 
 Array = npt.NDArray[np.float64]
 
@@ -84,6 +88,8 @@ class StepWork:
         self.operators = [operators for _, operators in built]
         self.times: dict[tuple[int, int], OperatorTime] = {}
         self._sums = [np.zeros((len(SUMS), found.rows)) for found in self.rows]
+        self._beside: dict[Entry, tuple[int, Array]] = {}
+        self._routed: dict[int, tuple[int, Array]] = {}
 
     def _build(self, terms: Sequence[Term], found: Distinct) -> tuple[PlanGrid, dict[int, tuple[Operator, ...]]]:
         columns: dict[str, Array] = dict.fromkeys((*KNOBS, *LENGTHS), as_floats(1.0)) | dict(found.columns)
@@ -122,6 +128,40 @@ class StepWork:
             What one occurrence adds to each of `SUMS`, over the rows of the term [s].
         """
         self._sums[term] += entry.repeat * part
+        op = self.operator(term, entry)
+        if isinstance(op, Experts):
+            self._routed[entry.layer] = term, part
+        elif self.decode and op.name.startswith(SHARED) and not isinstance(op, Collective):
+            self._beside[entry] = term, part
+
+    def _over_rows(self, term: int, part: Array) -> Array:
+        """What an operator contributes, over all rows and not only those of its term."""
+        found = self.rows[term]
+        return part if found is self.whole else part[:, found.where]
+
+    def hidden(self) -> Array:
+        """What the routed experts of a layer hide of the shared ones beside them.
+
+        Both take the same input, and TensorRT-LLM, SGLang and vLLM run them in two streams of a decode step. They share
+        the device's arithmetic and its memory, so what is hidden is what the smaller kernels wait for, never what their
+        work takes.
+
+        Returns
+        -------
+        numpy.ndarray
+            Part of each of `SUMS`, of every row [s].
+        """
+        out = np.zeros((len(SUMS), self.size))
+        for layer in {entry.layer for entry in self._beside} & set(self._routed):
+            beside = {e: self._over_rows(*held) for e, held in self._beside.items() if e.layer == layer}
+            routed_s = self._over_rows(*self._routed[layer])[_ROW["device"]]
+            whole = sum(part[_ROW["device"]] for part in beside.values())
+            work = sum(np.maximum(part[_ROW["exact compute"]], part[_ROW["exact memory"]]) for part in beside.values())
+            seen = np.maximum(np.minimum(work, whole), whole - routed_s)
+            share = np.where(whole > 0, 1.0 - seen / np.where(whole > 0, whole, 1.0), 0.0)
+            for entry, part in beside.items():
+                out[_HIDDEN] += entry.repeat * share * part[_HIDDEN]
+        return out
 
     def total(self) -> Mapping[str, Array]:
         """Sums over all operators.
@@ -134,6 +174,8 @@ class StepWork:
         total = np.zeros((len(SUMS), self.size))
         for sums, found in zip(self._sums, self.rows, strict=True):
             total += sums if found is self.whole else sums[:, found.where]
+        if self._beside:
+            total -= self.hidden()
         return dict(zip(SUMS, total, strict=True))
 
 

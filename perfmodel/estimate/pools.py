@@ -10,7 +10,7 @@ from perfmodel.costs.serving import speculated_tokens
 from perfmodel.estimate.compiled import shard_of
 from perfmodel.estimate.footprint import Footprint, serving_footprint
 from perfmodel.estimate.serving import MOST_PROMPTS
-from perfmodel.estimate.step import StepTime, stage_imbalance, step_time
+from perfmodel.estimate.step import StepTime, launched_ahead, stage_imbalance, step_time
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.workload import Workload
 from perfmodel.layers.base import Step
@@ -116,6 +116,8 @@ class Tokens:
         One decode step of the requests that run.
     token_s : float or array
         Time per output token: the longest stage, drafting included [s].
+    stream_s : float or array
+        Time from a token's step to the moment when it is seen [s].
     places : float or array
         Requests that one attention-data-parallel rank holds.
     received_bytes : float or array
@@ -126,6 +128,7 @@ class Tokens:
 
     step: StepTime
     token_s: Floats
+    stream_s: Floats
     places: Floats
     received_bytes: Floats
     footprint: Footprint
@@ -153,12 +156,15 @@ def prompt_work(model: ModelSpec, target: Target, grid: PlanGrid, workload: Work
         Arrays over the plans.
     """
     isl, fresh = as_floats(workload.isl), as_floats(workload.new_tokens)
-    alone = step_time(model, target, grid, Step(as_floats(1.0), fresh, isl, decode=False), precision)
+    # Nothing else runs on a prefill worker, so its host has only the prompt's own kernels to launch.
+    alone = launched_ahead(step_time(model, target, grid, Step(as_floats(1.0), fresh, isl, decode=False), precision))
     together = np.clip(np.floor(target.engine.step_tokens / fresh), 1.0, MOST_PROMPTS)
     shared = step_time(model, target, grid, Step(together, fresh, isl, decode=False), precision)
+    # While the device computes one batch of prompts, the host launches the next.
+    busy_s = shared.seconds - shared.over_plans("host_s")
     return Prompts(
         alone,
-        grid.dp * grid.pp * together / as_floats(shared.seconds),
+        grid.dp * grid.pp * together / busy_s,
         as_floats(model.cache_bytes(isl, shard_of(grid), precision)) / grid.pp,
     )
 
@@ -220,9 +226,11 @@ def token_work(
     drafting = (1.0 + workload.draft_tokens * workload.draft_cost) / speculated_tokens(
         workload.draft_tokens, workload.acceptance
     )
+    token_s = as_floats(step.seconds) * stage_imbalance(model.layers, grid.pp) * drafting
     return Tokens(
         step,
-        as_floats(step.seconds) * stage_imbalance(model.layers, grid.pp) * drafting,
+        token_s,
+        target.engine.stream_steps * token_s,
         places,
         as_floats(model.cache_bytes(isl, shard_of(grid), precision)) / grid.pp,
         footprint,

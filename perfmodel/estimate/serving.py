@@ -1,6 +1,6 @@
 """Serving: TTFT, TPOT, throughput and memory of replicas under a closed loop of requests, for every plan."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from perfmodel.costs.serving import (
     first_wave_wait,
     interleaved_tpot,
     pool_limited_ttft,
+    prefill_first_lockstep,
     slot_wait,
     speculated_tokens,
 )
@@ -25,9 +26,10 @@ from perfmodel.estimate.result import BOUNDS, Column, Columns, Estimate, join_co
 from perfmodel.estimate.serving_columns import serving_columns
 from perfmodel.estimate.serving_rules import serving_rules
 from perfmodel.estimate.split_steps import split_steps
-from perfmodel.estimate.step import StepTime, stage_imbalance, step_times
+from perfmodel.estimate.step import StepTime, host_time, hosted, stage_imbalance, step_times
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.workload import Workload
+from perfmodel.hardware.engine import Engine
 from perfmodel.layers.base import Step
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
@@ -144,8 +146,41 @@ def serving_steps(
     if mixed:
         added = added_s(model, target, pieces, dense=parts[0], attention=parts[1], decode=decode)
         return ServingSteps(decode, alone, added, added / pieces.steps, footprint, pieces.steps, pieces.together)
-    shared_s = shared.seconds
-    return ServingSteps(decode, alone, shared_s / together, shared_s, footprint)
+    # What a prompt waits for its launches, the steps of others fill.
+    marginal_s = (shared.seconds - shared.over_plans("host_s")) / together
+    return ServingSteps(decode, alone, marginal_s, shared.seconds, footprint)
+
+
+def with_host(model: ModelSpec, engine: Engine, grid: PlanGrid, steps: ServingSteps) -> ServingSteps:
+    """Steps with the host times of another engine.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Gives the number of layers.
+    engine : Engine
+        Serving software whose host times are taken.
+    grid : PlanGrid
+        The plans.
+    steps : ServingSteps
+        Step times of the plans, from :func:`serving_steps`.
+
+    Returns
+    -------
+    ServingSteps
+        The same work on the device.
+    """
+    one = as_floats(1.0)
+    batch = np.ceil(running_requests(grid, steps.footprint) / grid.pp)
+    decode_s = host_time(engine, model.layers, Step(batch, one, one, decode=True))
+    prefill_s = host_time(engine, model.layers, Step(one, one, one, decode=False))
+    more_s = prefill_s - steps.prefill.over_plans("host_s")
+    return replace(
+        steps,
+        decode=hosted(steps.decode, decode_s),
+        prefill=hosted(steps.prefill, prefill_s),
+        shared_s=steps.shared_s + more_s,
+    )
 
 
 def running_requests(grid: PlanGrid, footprint: Footprint) -> Floats:
@@ -234,28 +269,23 @@ def _predict(
     """Predict so many plans as fit into the processor's cache."""
     steps = serving_steps(model, target, grid, workload, precision)
     engine = target.engine
-    per_rank = np.ceil(grid.concurrency / grid.dp)
-    running = running_requests(grid, steps.footprint)
-    longest = stage_imbalance(model.layers, grid.pp)
-    decode_s = decode_token_s(model, grid, workload, steps)
-    # A prompt occupies each stage for its share of the layers, so prompts of a pipeline overlap.
-    occupied_s = as_floats(engine.interference * as_floats(steps.marginal_s) / grid.pp * longest)
     more: dict[str, npt.NDArray[np.float64]] = {}
     further: dict[str, Column] = {"prompt_s": steps.prompt_s, "itl_max_s": steps.decode.seconds + steps.shared_s}
     if workload.arrivals == "poisson":
+        decode_s = decode_token_s(model, grid, workload, steps)
         more = open_loop(
             workload,
             decode_s=decode_s,
             prompt_s=steps.prompt_s + engine.request_s,
-            occupied_s=occupied_s,
+            occupied_s=prompt_occupation_s(model, grid, steps),
             riding_s=riding_s(steps),
-            seen=running,
-            streaming=lambda token_s: streaming_delay(target, steps, decode_s, token_s),
+            seen=running_requests(grid, steps.footprint),
+            streaming=lambda token_s: streaming_delay(engine, grid, steps, decode_s, token_s),
         )
         ttft, tpot, rate = (more.pop(name) for name in ("ttft_s", "tpot_s", "rate"))
         rate = as_floats(rate * grid.dp)
     else:
-        ttft, tpot = _closed_loop(model, target, workload, steps, decode_s, occupied_s, running, per_rank)
+        ttft, tpot = closed_loop_latencies(model, target, grid, workload, steps)
         rate = grid.concurrency / (ttft + (workload.osl - 1.0) * tpot)
     shape = grid.shape
     verdicts = judge(shape, serving_rules(model, target, grid, steps.footprint))
@@ -280,30 +310,45 @@ def _predict(
     return Columns([shape], [columns | further | {"bound": bound}]), verdicts
 
 
-def _closed_loop(
-    model: ModelSpec,
-    target: Target,
-    workload: Workload,
-    steps: ServingSteps,
-    decode_s: npt.NDArray[np.float64],
-    occupied_s: npt.NDArray[np.float64],
-    running: Floats,
-    per_rank: Floats,
+def closed_loop_latencies(
+    model: ModelSpec, target: Target, grid: PlanGrid, workload: Workload, steps: ServingSteps
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """TTFT and TPOT where a finished request is replaced at once."""
-    engine = target.engine
+    """Mean time to first token and per output token where a finished request is replaced at once.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Gives the layers that the stages share.
+    target : Target
+        System, and the engine that schedules.
+    grid : PlanGrid
+        Plans.
+    workload : Workload
+        Lengths and waves.
+    steps : ServingSteps
+        Step times of the plans, from :func:`serving_steps`.
+
+    Returns
+    -------
+    tuple of numpy.ndarray
+        TTFT and TPOT [s].
+    """
+    engine, running = target.engine, running_requests(grid, steps.footprint)
+    decode_s = decode_token_s(model, grid, workload, steps)
+    occupied_s = prompt_occupation_s(model, grid, steps)
     decoding = decoding_requests(model, target, workload, running)
+    lockstep = engine.drains_prompts * as_floats(prefill_first_lockstep(occupied_s, running, workload.osl, decode_s))
     # Of the prompts of a wave in lockstep, the half that goes first is waited for before the first token.
-    stalling = 1.0 - engine.lockstep / 2.0
+    stalling = 1.0 - lockstep / 2.0
     tpot = as_floats(interleaved_tpot(decode_s, occupied_s, decoding, workload.osl, interference=stalling))
-    seen = streaming_delay(target, steps, decode_s, tpot)
-    started: Floats = steps.prompt_s + engine.request_s + seen
+    started: Floats = steps.prompt_s + engine.request_s + streaming_delay(engine, grid, steps, decode_s, tpot)
     service_s = occupied_s + riding_s(steps)
-    started = started + first_wave_wait(service_s, running, workload.waves, lockstep=engine.lockstep)
+    started = started + first_wave_wait(service_s, running, workload.waves, lockstep=lockstep)
     wait = closed_loop_wait if engine.schedule == "prefill-first" else balanced_wait
     started = started + wait(service_s, running, started + workload.osl * tpot)
     # Each request of a cycle is prefilled once, so the cycle is never shorter than all of their prompts.
     started = pool_limited_ttft(started, tpot, workload.osl, running, 1.0 / service_s)
+    per_rank = np.ceil(grid.concurrency / grid.dp)
     return as_floats(started + slot_wait(per_rank, running, started + workload.osl * tpot)), tpot
 
 
@@ -324,6 +369,26 @@ def arithmetic_peak(target: Target, precision: Precision) -> float:
     """
     peaks = target.device.peak_flops
     return peak_of(precision.linear if get_format(precision.linear).peak in peaks else "bf16", peaks)
+
+
+def prompt_occupation_s(model: ModelSpec, grid: PlanGrid, steps: ServingSteps) -> npt.NDArray[np.float64]:
+    """Time that a prompt takes from the others of its rank: its share of each stage, as prompts of a pipeline overlap.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Gives the layers that the stages share.
+    grid : PlanGrid
+        The plans.
+    steps : ServingSteps
+        Step times of the plans, from :func:`serving_steps`.
+
+    Returns
+    -------
+    ndarray of grid.shape
+        Seconds.
+    """
+    return as_floats(as_floats(steps.marginal_s) / grid.pp * stage_imbalance(model.layers, grid.pp))
 
 
 def decode_token_s(
@@ -368,16 +433,20 @@ def riding_s(steps: ServingSteps) -> npt.NDArray[np.float64]:
     return as_floats(steps.riding_steps * steps.decode.seconds / as_floats(steps.together))
 
 
-def streaming_delay(target: Target, steps: ServingSteps, decode_s: Floats, tpot: Floats) -> npt.NDArray[np.float64]:
-    """Delay from the end of a prefill until its token is seen.
+def streaming_delay(
+    engine: Engine, grid: PlanGrid, steps: ServingSteps, decode_s: Floats, tpot: Floats
+) -> npt.NDArray[np.float64]:
+    """Delay of a token by steps that pass before its prompt is taken and after it is done.
 
     A step holds at most one full prefill step beside the decoding, however many prompts a short
     output attracts.
 
     Parameters
     ----------
-    target : Target
-        Gives the engine's ``stream_steps``.
+    engine : Engine
+        Gives ``stream_steps`` and ``balance_steps``.
+    grid : PlanGrid
+        The plans.
     steps : ServingSteps
         Step times of the plans, from :func:`serving_steps`.
     decode_s : float or ndarray
@@ -390,4 +459,5 @@ def streaming_delay(target: Target, steps: ServingSteps, decode_s: Floats, tpot:
     ndarray of grid.shape
         Seconds.
     """
-    return as_floats(target.engine.stream_steps * np.minimum(tpot, decode_s + steps.shared_s))
+    passing = engine.stream_steps + np.where(grid.dp > 1, engine.balance_steps, 0.0)
+    return as_floats(passing * np.minimum(tpot, decode_s + steps.shared_s))

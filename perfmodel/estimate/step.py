@@ -22,7 +22,7 @@ from perfmodel.estimate.streams import (
     with_cores,
 )
 from perfmodel.estimate.target import Target
-from perfmodel.hardware.engine import Streams
+from perfmodel.hardware.engine import Engine, Streams
 from perfmodel.layers.base import Step
 from perfmodel.layers.operators import Operator
 from perfmodel.layers.precision import Precision
@@ -153,6 +153,68 @@ def stage_imbalance(layers: int, stages: Floats) -> Floats:
     """
     p = as_floats(stages)
     return np.ceil(layers / p) * p / layers
+
+
+def host_time(engine: Engine, layers: int, step: Step) -> Floats:
+    """Host time of a step that its device waits for.
+
+    Parameters
+    ----------
+    engine : Engine
+        Serving software.
+    layers : int
+        Layers of the model.
+    step : Step
+        Sequences, and whether they decode.
+
+    Returns
+    -------
+    float or array
+        Seconds [s].
+    """
+    if step.decode:
+        return engine.decode_step_s + engine.decode_request_s * as_floats(step.batch)
+    return engine.prefill_layer_s * layers
+
+
+def hosted(step: StepTime, host_s: Floats) -> StepTime:
+    """Step with another host time for every plan.
+
+    Parameters
+    ----------
+    step : StepTime
+        The step.
+    host_s : float or array
+        Host time that its device waits for, over the plans [s].
+
+    Returns
+    -------
+    StepTime
+        The step with that time in place of its own.
+    """
+    columns = {name: step.over_plans(name).ravel() for name in step.columns}
+    host = np.broadcast_to(as_floats(host_s), step.where.shape).ravel()
+    more = host - columns["host_s"]
+    columns |= {name: columns[name] + more for name in ("seconds", "upper_s")} | {"host_s": host}
+    columns["bound"] = np.argmax(np.stack([columns[f"{name}_s"] for name in RESOURCES]), axis=0).astype(np.float64)
+    return StepTime(columns, np.arange(host.size).reshape(step.where.shape), step.lines)
+
+
+def launched_ahead(step: StepTime) -> StepTime:
+    """Step whose kernels are launched while its earlier ones run: of the host time, what exceeds the device's is seen.
+
+    Parameters
+    ----------
+    step : StepTime
+        The step with its host time after the device's.
+
+    Returns
+    -------
+    StepTime
+        The longer of the two.
+    """
+    host_s = step.over_plans("host_s")
+    return hosted(step, np.maximum(2.0 * host_s - step.seconds, 0.0))
 
 
 def step_time(
@@ -295,7 +357,8 @@ def _whole_steps(
 def _columns(work: StepWork) -> dict[str, npt.NDArray[np.float64]]:
     """Seconds of every different step: time on the network hides behind that on the device."""
     sums, engine = work.total(), work.compiled.target.engine
-    host_s = (engine.decode_layer_s if work.decode else engine.prefill_layer_s) * work.compiled.model.layers
+    step = Step(work.whole.columns["batch"], as_floats(1.0), as_floats(1.0), work.decode)
+    host_s = np.broadcast_to(as_floats(host_time(engine, work.compiled.model.layers, step)), (work.size,))
     both = overlapped(sums["device"], sums["network"], overlap=engine.overlap)
     parts = np.stack(
         [
@@ -303,7 +366,7 @@ def _columns(work: StepWork) -> dict[str, npt.NDArray[np.float64]]:
             sums["charged to memory"],
             both - sums["device"],
             sums["charged to latency"],
-            np.full(work.size, host_s),
+            host_s,
         ]
     )
     exact = np.maximum(np.maximum(sums["exact compute"], sums["exact memory"]), sums["exact network"])
@@ -314,7 +377,7 @@ def _columns(work: StepWork) -> dict[str, npt.NDArray[np.float64]]:
         "device_s": sums["device"],
         "links_s": sums["network"],
         "lower_s": exact,
-        "upper_s": sums["device"] + sums["network"] + host_s,
+        "upper_s": sums["device"] + work.hidden()[0] + sums["network"] + host_s,
         "bound": parts.argmax(axis=0).astype(np.float64),
         **{name: sums[name] for name in BASES},
     }

@@ -62,19 +62,21 @@ class Engine:
         Memory of the runtime outside that share's accounting: context, communicators, captured graphs [B].
     step_tokens : float
         Most tokens of one prefill step.
-    decode_layer_s : float
-        Time per layer of a decode step beyond its operators: small kernels that are not counted, and gaps [s].
+    decode_step_s : float
+        Host time of a decode step that the device waits for: scheduling, inputs, launch of the graph [s].
+    decode_request_s : float
+        Host time that each running request adds to a decode step: sampling, its token's text and its message [s].
     prefill_layer_s : float
-        Time per layer of a prefill step beyond its operators: its kernels are launched one by one [s].
+        Time per layer that a prompt waits for its kernels, which are launched one by one; other requests' steps fill
+        the device meanwhile [s].
     request_s : float
         Host time of a request before its first step: receiving, tokenising, scheduling [s].
     stream_steps : float
         Decode steps between the end of a prompt and the moment when its first token is seen [1].
-    interference : float
-        Time that a prompt takes from running requests, over the time it takes alone [1].
-    lockstep : float
-        Share of a closed loop in which requests start and end together, as they do where prompts go before running
-        requests and lengths are alike [1].
+    balance_steps : float
+        Decode steps for which a prompt waits until the other attention-data-parallel ranks have one too [1].
+    drains_prompts : bool
+        Whether all waiting prompts are computed before running requests decode on.
     overlap : float
         Share of collectives hidden behind computation [1].
     fused : tuple of str
@@ -113,12 +115,13 @@ class Engine:
     small_cache: tuple[str, ...] = ()
     framework_bytes: float = 1.5e9
     step_tokens: float = 8192.0
-    decode_layer_s: float = 0.0
+    decode_step_s: float = 0.0
+    decode_request_s: float = 0.0
     prefill_layer_s: float = 0.0
     request_s: float = 0.0
     stream_steps: float = 1.0
-    interference: float = 1.0
-    lockstep: float = 0.0
+    balance_steps: float = 0.0
+    drains_prompts: bool = False
     overlap: float = 0.0
     fused: tuple[str, ...] = ()
     schedule: str = "prefill-first"

@@ -74,12 +74,13 @@ class _EngineFile(BaseModel):
     small_cache: _Names
     framework_bytes: _Value
     step_tokens: _Value
-    decode_layer: _Value
+    decode_step: _Value
+    decode_request: _Value
     prefill_layer: _Value
     request: _Value
     stream_steps: _Value
-    interference: _Value
-    lockstep: _Value
+    balance_steps: _Value = _Value(value=0.0, source="default")
+    drains_prompts: _Flag = _Flag(value=False, source="default")
     overlap: _Value
     fused: _Names = _Names(value=(), source="none")
     schedule: _Schedule = _Schedule(value="prefill-first", source="default")
@@ -100,13 +101,13 @@ _DIMENSIONS = {
     "framework_bytes": "size",
     "step_tokens": "count",
     "chunk_tokens": "count",
-    "decode_layer": "time",
+    "decode_step": "time",
+    "decode_request": "time",
     "prefill_layer": "time",
     "request": "time",
     "reserved_output": "fraction",
     "stream_steps": "number",
-    "interference": "number",
-    "lockstep": "fraction",
+    "balance_steps": "number",
     "overlap": "fraction",
     "redundant_experts": "count",
     "shared_copies": "count",
@@ -185,12 +186,13 @@ def load_engine(name: str, profiles: str | os.PathLike[str] | None = None) -> En
         small_cache=parsed.small_cache.value,
         framework_bytes=numbers["framework_bytes"],
         step_tokens=numbers["step_tokens"],
-        decode_layer_s=numbers["decode_layer"],
+        decode_step_s=numbers["decode_step"],
+        decode_request_s=numbers["decode_request"],
         prefill_layer_s=numbers["prefill_layer"],
         request_s=numbers["request"],
         stream_steps=numbers["stream_steps"],
-        interference=numbers["interference"],
-        lockstep=numbers["lockstep"],
+        balance_steps=numbers["balance_steps"],
+        drains_prompts=parsed.drains_prompts.value,
         overlap=numbers["overlap"],
         fused=parsed.fused.value,
         schedule=parsed.schedule.value,

@@ -17,8 +17,8 @@ class GroupedQueryAttention(Layer):
     """Softmax attention with any number of query heads per key-value head (multi-head and multi-query included).
 
     Query heads are divided over tensor-parallel ranks; key-value heads too, and copied once there are fewer of them
-    than ranks. The query, key and value projections run as one product; rotary embedding, head norms and the write
-    to the cache as one pass, as serving engines fuse them.
+    than ranks. The query, key and value projections run as one product; rotary embedding and the write to the cache as
+    one pass, the norms of queries and keys as another.
 
     Parameters
     ----------
@@ -34,6 +34,8 @@ class GroupedQueryAttention(Layer):
         Whether the window is a chunk that starts anew (each query sees half a chunk on average).
     qk_norm : bool
         Whether queries and keys are normalised per head.
+    wide_norm : bool
+        Whether that norm is over all heads together, so that tensor-parallel ranks add up their sums of squares.
     qkv_bias, output_bias : bool
         Whether the projections have biases.
     output_gate : bool
@@ -52,6 +54,7 @@ class GroupedQueryAttention(Layer):
     window: int = 0
     chunked: bool = False
     qk_norm: bool = False
+    wide_norm: bool = False
     qkv_bias: bool = False
     output_bias: bool = False
     output_gate: bool = False
@@ -71,7 +74,8 @@ class GroupedQueryAttention(Layer):
         query = self.heads * (self.qk_head_dim + gate) * rows
         keys = self.kv_heads * (self.qk_head_dim + (0 if self.shared_kv else self.v_head_dim)) * rows
         output = float(self.heads) * self.v_head_dim * self.hidden
-        small = 2.0 * self.qk_head_dim * self.qk_norm + self.heads * self.sinks + self.hidden * self.output_bias
+        normed = float(self.heads + self.kv_heads if self.wide_norm else 2) * self.qk_head_dim * self.qk_norm
+        small = normed + self.heads * self.sinks + self.hidden * self.output_bias
         out: tuple[Tensor, ...] = (
             Tensor("query projection", query, "attention_linear", "tp", query),
             Tensor("key-value projection", keys, "attention_linear", "kv", keys, limit=float(self.kv_heads)),
@@ -97,10 +101,11 @@ class GroupedQueryAttention(Layer):
         window = self._effective_window()
         out: list[Operator] = [
             Gemm("qkv projection", rows, projected, float(self.hidden), precision.attention_linear),
+            *self._norms(step, shard, precision),
             Pass(
                 "rotary and cache write",
                 rows * ((2.0 * heads * dk + kv_heads * (dk + dv)) * a + kv_heads * (dk + dv) * kv_bytes),
-                rows * (heads + kv_heads) * (dk * (8.0 if self.qk_norm else 4.0)),
+                rows * (heads + kv_heads) * (4.0 * dk),
             ),
             *context_parallel(step, shard, kv_heads * (dk + dv) * kv_bytes, heads * dv * a, window),
             Attention(
@@ -126,6 +131,18 @@ class GroupedQueryAttention(Layer):
             Collective("attention all-reduce", "all_reduce", payload, "tp"),
         ]
         return tuple(out)
+
+    def _norms(self, step: Step, shard: Shard, precision: Precision) -> tuple[Operator, ...]:
+        if not self.qk_norm:
+            return ()
+        rows, (heads, kv_heads) = step.rows(shard), self._local(shard)
+        width = (heads + kv_heads) * float(self.qk_head_dim)
+        norm = Pass("head norms", rows * width * (2.0 * activation_bytes(precision)), rows * width * 4.0)
+        if not self.wide_norm:
+            return (norm,)
+        # The sums of squares of a token's queries and of its keys, in 32 bits.
+        sums = np.where(as_floats(shard.tp) > 1, rows * 8.0, 0.0)
+        return (norm, Collective("head norms all-reduce", "all_reduce", sums, "tp"))
 
     def _effective_window(self) -> float:
         # A chunk of W tokens leaves (W + 1) / 2 keys per query in the mean, half of what a window of W leaves.

@@ -373,6 +373,7 @@ def _balance(
         prompt_s=prompt_s,
         transfer_s=transfer_s,
         token_s=token_s,
+        stream_s=second(tokens.stream_s),
         rate=prefill_workers * one_rate,
         requests=requests,
         per_rank=per_rank,

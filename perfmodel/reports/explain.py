@@ -90,7 +90,8 @@ def derivation(
     if row["feasible"]:
         engine = target.engine
         decode_s = decode_token_s(model, flat, workload, steps)
-        seen = float(np.ravel(streaming_delay(target, steps, decode_s, row["tpot_s"]))[0])
+        seen = float(np.ravel(streaming_delay(engine, flat, steps, decode_s, row["tpot_s"]))[0])
+        passing = engine.stream_steps + (engine.balance_steps if row["dp"] > 1 else 0.0)
         others = max(int(decoding) - 1, 0)
         alone = engine.schedule == "prefill-first"
         own = "" if alone else f" over {_scalar(steps.riding_steps):,.0f} steps shared with running requests"
@@ -99,7 +100,7 @@ def derivation(
             f"TPOT {format_time(row['tpot_s'])} = longest decode stage, and {others}"
             f" prefills of others spread over {workload.osl:,.0f} tokens   [interleaved_tpot]",
             f"TTFT {format_time(row['ttft_s'])} = own prefill {format_time(row['prompt_s'])}{own},"
-            f" {engine.stream_steps:g} steps until it is seen {_zero(seen)}, host {_zero(engine.request_s)},"
+            f" {passing:g} steps until it is seen {_zero(seen)}, host {_zero(engine.request_s)},"
             f" waiting for others {_zero(max(row['ttft_s'] - row['prompt_s'] - seen - engine.request_s, 0.0))}"
             f"   [first_wave_wait, {queue}, pool_limited_ttft, slot_wait]",
             f"rate {row['tokens_per_s_per_gpu']:,.1f} output tokens per second and GPU, bound by {row['bound']}",

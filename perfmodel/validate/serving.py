@@ -1,6 +1,6 @@
 """Serving predictions for case files: TTFT and TPOT of measured deployments, on the same or on separate workers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from perfmodel.estimate.serving import predict_serving
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.workload import Workload
 from perfmodel.hardware.catalog import load_device, load_system
+from perfmodel.layers.precision import Precision
 from perfmodel.models.catalog import load_model
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import PlanGrid, plans
@@ -86,6 +87,36 @@ def predict_serving_cases(cases: pd.DataFrame, profiles: str | None = None) -> p
     return out[list(OUTPUT)]
 
 
+def grouped_cases(
+    cases: pd.DataFrame, profiles: str | None = None
+) -> Iterator[tuple[pd.Index, ModelSpec, Target, PlanGrid, Workload, Precision]]:
+    """Gather the cases that share a model and a target, for deployments that can be predicted.
+
+    Parameters
+    ----------
+    cases : pandas.DataFrame
+        Cases with one kind of worker, each with a prediction from `predict_serving_cases`.
+    profiles : str, optional
+        Directory of profiles that is searched first.
+
+    Yields
+    ------
+    tuple
+        Index of the rows, model, target, plans, workload and number formats.
+    """
+    keys = pd.DataFrame({name: words(cases, name) for name in _GROUP}, index=cases.index)
+    for _, members in keys.groupby(list(_GROUP), sort=False):
+        group = {name: str(members[name].iloc[0]) for name in _GROUP}
+        spec, on = load_model(group["model"]), _target(group, profiles)
+        rows = cases.loc[members.index]
+        precision = precision_of(spec, group["precision"] or None, group["kv"] or None, on)
+        yield members.index, spec, on, _grid(rows, spec), _workload(rows), precision
+
+
+def _workload(rows: pd.DataFrame) -> Workload:
+    return Workload(numbers(rows, "isl"), numbers(rows, "osl"), waves=WAVES)
+
+
 def _target(group: Mapping[str, str], profiles: str | None) -> Target:
     device = load_device(group["hardware"], profiles)
     system = load_system(group["system"] or device.default_system, profiles)
@@ -105,7 +136,7 @@ def _predict_rows(rows: pd.DataFrame, spec: ModelSpec, on: Target, group: Mappin
     rows = rows[good]
     if not len(rows):
         return
-    workload = Workload(numbers(rows, "isl"), numbers(rows, "osl"), waves=WAVES)
+    workload = _workload(rows)
     grid = _grid(rows, spec)
     precision = precision_of(spec, group["precision"] or None, group["kv"] or None, on)
     try:
@@ -115,7 +146,7 @@ def _predict_rows(rows: pd.DataFrame, spec: ModelSpec, on: Target, group: Mappin
         for i in rows.index:
             one = rows.loc[[i]]
             try:
-                load = Workload(numbers(one, "isl"), numbers(one, "osl"), waves=WAVES)
+                load = _workload(one)
                 yield [i], _columns(predict_serving(spec, on, _grid(one, spec), load, precision), one)
             except PlanError as error:
                 yield [i], {"reason": str(error), "feasible": False}
@@ -149,7 +180,7 @@ def _predict_separate(rows: pd.DataFrame, spec: ModelSpec, on: Target, group: Ma
         pools[phase] = Pool(on, grid, numbers(rows, f"{phase}_num_workers"), numbers(rows, f"{phase}_batch_size"))
     load = numbers(rows, "concurrency", 0.0)
     load = np.where(load >= 1, load, pools["decode"].ranks * pools["decode"].batch)
-    workload = Workload(numbers(rows, "isl"), numbers(rows, "osl"), waves=WAVES)
+    workload = _workload(rows)
     precision = precision_of(spec, group["precision"] or None, group["kv"] or None, on)
     result = predict_disaggregated(spec, pools["prefill"], pools["decode"], workload, precision, load)
     size = (len(rows),)

@@ -16,7 +16,7 @@ FOLDER = builtin_directory() / "engines"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.toml"))
 TEXT = (FOLDER / "vllm.toml").read_text(encoding="utf-8")
 TABLES = [key for key, value in tomllib.loads(TEXT).items() if isinstance(value, dict)]
-SHARES = ("memory_fraction", "reserved_output", "lockstep", "overlap")
+SHARES = ("memory_fraction", "reserved_output", "overlap")
 
 
 def table(key):
@@ -61,7 +61,7 @@ def test_shipped_engines_load_and_make_sense(name):
     for field in dataclasses.fields(Engine):
         value = getattr(engine, field.name)
         assert not isinstance(value, float) or 0 <= value < float("inf"), field.name
-    assert max(engine.decode_layer_s, engine.prefill_layer_s, engine.request_s) < 0.1
+    assert max(engine.decode_step_s, engine.decode_request_s, engine.prefill_layer_s, engine.request_s) < 0.1
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -131,10 +131,10 @@ def test_a_value_that_is_none_is_refused_by_key(tmp_path, key, value):
         ('value = "8192"', 'value = "8192 B"', "step_tokens: "),
         ('value = "1.79 GiB"', "value = 1.79", "framework_bytes: "),
         ('value = "1.79 GiB"', 'value = "1.79 GiB/s"', "framework_bytes: "),
-        ('value = "3 us"', "value = 3", "decode_layer: "),
-        ('value = "3 us"', 'value = "3 furlongs"', "decode_layer: "),
-        ("value = 2.5", 'value = "2.5"', "stream_steps: "),
-        ("value = 2.5", "value = inf", "stream_steps: "),
+        ('value = "15 us"', "value = 15", "decode_request: "),
+        ('value = "15 us"', 'value = "15 furlongs"', "decode_request: "),
+        ("value = 3\n", 'value = "3"\n', "stream_steps: "),
+        ("value = 3\n", "value = inf\n", "stream_steps: "),
         ("value = 0.90", "value = 1.7", "memory_fraction: "),
         ("value = 0.90", "vale = 0.90", "memory_fraction.va"),
     ],

@@ -96,6 +96,25 @@ def test_gate_norms_and_biases_are_counted() -> None:
     assert elements(biased) == 2881 * (4096 + 1024) + 4096 * 2880 + 2880 + 64
 
 
+def test_head_norms_are_a_pass_and_wide_ones_add_up_over_ranks() -> None:
+    def of(step: Step, **norms: bool) -> list[Operator]:
+        layer = GroupedQueryAttention(64, 8, 2, 16, 16, **norms)
+        return [op for op in layer.operators(step, Shard(tp=2.0), Precision()) if op.name.startswith("head norms")]
+
+    step = Step(3.0, 1.0, 100.0, decode=True)
+    assert of(step) == []
+    (norm,) = of(step, qk_norm=True)
+    assert norm.nbytes() == 3 * (4 + 1) * 16 * 2 * 2  # 4 query heads and 1 key head per rank, read and written
+    summed = of(step, qk_norm=True, wide_norm=True)[1]
+    assert isinstance(summed, Collective)
+    assert (summed.kind, summed.group, float(summed.payload)) == ("all_reduce", "tp", 3 * 2 * 4)
+    weights = {
+        n: sum(t.elements for t in GroupedQueryAttention(64, 8, 2, 16, 16, qk_norm=True, wide_norm=n).tensors())
+        for n in (False, True)
+    }
+    assert weights[True] - weights[False] == (8 + 2 - 2) * 16
+
+
 def test_latent_weights() -> None:
     # 7168 x (1536 + 576), 1536 x 128 x 192, 512 x 128 x 256, 16384 x 7168, norms 2048
     expected = 7168 * 2112 + 1536 * 24576 + 512 * 32768 + 16384 * 7168 + 2048

@@ -15,14 +15,19 @@ from perfmodel.costs.serving import (
     first_wave_wait,
     interleaved_tpot,
     pool_limited_ttft,
+    prefill_first_lockstep,
     slot_wait,
     speculated_tokens,
 )
 from perfmodel.errors import PlanError
 from perfmodel.estimate.disaggregated import predict_disaggregated
+from perfmodel.estimate.operator_sums import SHARED
 from perfmodel.estimate.pools import Pool
 from perfmodel.estimate.serving import predict_serving
+from perfmodel.estimate.step import hosted, launched_ahead, step_time
 from perfmodel.estimate.workload import Workload
+from perfmodel.layers.base import Step
+from perfmodel.models.catalog import load_model
 from perfmodel.validate.serving import predict_serving_cases
 
 MODEL = pm.load_model("meta-llama/Llama-3.1-70B-Instruct")
@@ -148,7 +153,7 @@ def test_every_engine_answers_and_its_constants_matter(engine):
     target = pm.target("hgx-h100", engine)
     grid = pm.plans(tp=8, concurrency=32)
     bare = dataclasses.replace(
-        target, engine=dataclasses.replace(target.engine, prefill_layer_s=0.0, stream_steps=0.0, lockstep=0.0)
+        target, engine=dataclasses.replace(target.engine, prefill_layer_s=0.0, stream_steps=0.0, drains_prompts=False)
     )
     with_host, without = (predict(grid, Workload(1000.0, 200.0), t) for t in (target, bare))
     assert np.isfinite(with_host["ttft_s"][0])
@@ -246,3 +251,53 @@ def test_measured_deployments_are_predicted_within_the_stated_errors(cases_dir):
     assert ttft.median() < 0.26
     full = cases["concurrency"] > table["capacity_requests"].astype(float)
     assert full.mean() < 0.1
+
+
+@given(prefill=times, n=counts, osl=counts, decode=times)
+def test_lockstep_is_a_share_that_grows_with_prompts(prefill, n, osl, decode):
+    share = prefill_first_lockstep(prefill, n, osl, decode)
+    assert 0 < share <= 1
+    assert prefill_first_lockstep(2 * prefill, n, osl, decode) >= share
+    assert prefill_first_lockstep(prefill, n, osl, 2 * decode) <= share
+
+
+def test_prompts_first_hold_up_first_tokens_and_spare_the_others():
+    grid = pm.plans(tp=8, concurrency=64)
+    first = dataclasses.replace(TARGET, engine=dataclasses.replace(TARGET.engine, drains_prompts=True))
+    beside, before = (predict(grid, Workload(2000.0, 100.0), t) for t in (TARGET, first))
+    assert before["ttft_s"][0] > beside["ttft_s"][0]
+    assert before["tpot_s"][0] < beside["tpot_s"][0]
+
+
+def test_a_prompt_waits_for_balance_only_where_attention_is_data_parallel():
+    even = dataclasses.replace(TARGET, engine=dataclasses.replace(TARGET.engine, balance_steps=30.0))
+    for dp, waits in ((1, False), (2, True)):
+        grid = pm.plans(tp=4, dp=dp, concurrency=64)
+        plain, balanced = (predict(grid, Workload(2000.0, 100.0), t) for t in (TARGET, even))
+        assert (balanced["ttft_s"][0] > plain["ttft_s"][0]) == waits
+
+
+def test_shared_experts_show_only_what_the_routed_ones_leave():
+    deepseek, target, grid = load_model("deepseek-v3"), pm.target("hgx-h200", "sglang"), pm.plans(tp=8)
+    for step, hidden in ((Step(4.0, 1.0, 1000.0, decode=True), True), (Step(8.0, 4096.0, 4096.0, decode=False), False)):
+        timed = step_time(deepseek, target, grid, step, deepseek.weights, keep_lines=True)
+        shared = [line for line in timed.lines if line.operator.name.startswith(SHARED)]
+        whole = sum(line.repeat * line.time.seconds for line in shared)
+        work = sum(line.repeat * np.maximum(line.time.compute_s, line.time.memory_s) for line in shared)
+        rest = sum(line.repeat * line.time.seconds for line in timed.lines if line not in shared)
+        seen = float(np.ravel(timed.seconds - timed.parts[-1] - rest)[0])
+        assert np.ravel(work)[0] <= seen * (1 + 1e-6)
+        assert (seen < 0.5 * np.ravel(whole)[0]) == hidden
+        assert hidden or seen == pytest.approx(np.ravel(whole)[0])
+        assert sum(timed.parts) == pytest.approx(timed.seconds)
+        assert timed.upper_s >= timed.seconds
+
+
+def test_launches_show_only_where_they_outlast_the_device():
+    step = step_time(
+        MODEL, pm.target("hgx-h100", "trtllm"), pm.plans(tp=8), Step(1.0, 1.0, 1.0, decode=False), MODEL.weights
+    )
+    short, long = hosted(step, 1e-9), hosted(step, 10.0)
+    assert launched_ahead(short).seconds == pytest.approx(short.seconds - 1e-9)
+    assert launched_ahead(long).seconds == pytest.approx(10.0)
+    assert sum(launched_ahead(long).parts) == pytest.approx(10.0)

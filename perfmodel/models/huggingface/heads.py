@@ -52,6 +52,7 @@ def attention(fields: Fields, style: Style, window: int = 0, chunked: bool = Fal
         window=window,
         chunked=chunked,
         qk_norm=fields.flag("use_qk_norm", default=style.qk_norm),
+        wide_norm=style.wide_norm,
         qkv_bias=bias,
         output_bias=(bias and style.output_bias) or style.biases,
         output_gate=fields.flag("attn_output_gate"),

@@ -47,6 +47,8 @@ class Style:
     ----------
     qk_norm : bool
         Norms on queries and keys.
+    wide_norm : bool
+        Whether these are over all heads together.
     qkv_bias : bool
         Biases on queries, keys and values.
     output_bias : bool
@@ -74,6 +76,7 @@ class Style:
     """
 
     qk_norm: bool = False
+    wide_norm: bool = False
     qkv_bias: bool = False
     output_bias: bool = True
     norms: int = 2

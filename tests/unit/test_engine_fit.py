@@ -1,0 +1,91 @@
+"""Fit of an engine's constants to deployments, and predictions of those that were left out of it."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import perfmodel as pm
+from perfmodel.api import precision_of
+from perfmodel.calibrate.serving import CONSTANTS, bare, fit_engine, loss, measured_deployments, predicted
+from perfmodel.errors import CalibrationError
+from perfmodel.estimate.serving import predict_serving
+from perfmodel.estimate.workload import Workload
+from perfmodel.models.catalog import load_model
+from perfmodel.validate.leave_out import predict_left_out
+from perfmodel.validate.serving import predict_serving_cases
+
+LOADS = {"concurrency": [1, 4, 16, 64, 128]}
+
+
+def deployments(model, engine, constants, osl=256.0):
+    """Deployments as they would be measured if an engine had the given constants."""
+    target = pm.target("hgx-h100", engine)
+    spec, grid, workload = load_model(model), pm.plans(tp=4, **LOADS), Workload(1024.0, osl, waves=10.0)
+    precision = precision_of(spec, None, None, target)
+    true = dataclasses.replace(target, engine=dataclasses.replace(target.engine, **constants))
+    measured = predict_serving(spec, true, grid, workload, precision)
+    return measured_deployments(
+        spec, target, grid, workload, precision, ttft_s=measured["ttft_s"], tpot_s=measured["tpot_s"]
+    )
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "trtllm"])
+def test_composed_latencies_are_those_of_a_prediction(engine):
+    group = deployments("llama-3.1-8b", engine, {})
+    own = {name: getattr(group.target.engine, name) for name in CONSTANTS}
+    ttft, tpot = predicted(group, own)
+    assert ttft == pytest.approx(group.ttft_s, rel=1e-12)
+    assert tpot == pytest.approx(group.tpot_s, rel=1e-12)
+    assert loss([group], own) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_fit_finds_the_constants_that_made_the_latencies():
+    true = {"decode_step_s": 2e-3, "decode_request_s": 4e-5, "prefill_layer_s": 8e-4, "stream_steps": 6.0}
+    groups = [deployments(m, "vllm", true, osl) for m in ("llama-3.1-8b", "qwen3-32b") for osl in (64.0, 512.0)]
+    assert fit_engine(groups) == pytest.approx(true)
+
+
+def test_what_an_engine_does_not_do_is_not_fitted():
+    group = deployments("llama-3.1-8b", "trtllm", {"decode_step_s": 2e-3})
+    assert set(fit_engine([group])) == {"prefill_layer_s", "stream_steps", "balance_steps"}
+    assert all(getattr(bare(group.target.engine), name) == 0 for name in CONSTANTS)
+
+
+def test_nothing_to_fit_to_is_said():
+    with pytest.raises(CalibrationError, match="no measured deployment"):
+        fit_engine([])
+
+
+def rows(models, wait):
+    """Cases whose measured latencies are predictions, with a longer wait for the first token of some models."""
+    cases = pd.DataFrame(
+        [
+            {"id": f"{m}-{c}", "model": m, "hardware": "h100-sxm", "engine": "vllm", "isl": 1024, "osl": 256}
+            | {"tp": 4, "pp": 1, "dp": 1, "concurrency": c}
+            for m in models
+            for c in (1, 8, 64)
+        ]
+    )
+    out = predict_serving_cases(cases)
+    slow = cases["model"].map(wait).fillna(0.0)
+    return cases.assign(measured_ttft_s=out["ttft_s"] + slow * out["tpot_s"], measured_tpot_s=out["tpot_s"])
+
+
+def test_a_model_is_predicted_without_its_own_measurements():
+    cases = rows(("llama-3.1-8b", "qwen3-32b"), {"qwen3-32b": 40.0})
+    out, fits = predict_left_out(cases, "model")
+    steps = {fit["model"]: fit["stream_steps"] for fit in fits}
+    assert steps["llama-3.1-8b"] > 20 > steps["qwen3-32b"]
+    late = out["ttft_s"].to_numpy(float) > cases["measured_ttft_s"].to_numpy(float)
+    assert late.tolist() == [True] * 3 + [False] * 3
+
+
+def test_a_case_that_cannot_run_stays_without_a_prediction():
+    cases = rows(("llama-3.1-8b", "qwen3-32b"), {})
+    cases.loc[1, "tp"] = 3
+    out, _ = predict_left_out(cases, "model")
+    assert np.isnan(out["ttft_s"]).tolist() == [False, True, False, False, False, False]
+    with pytest.raises(CalibrationError, match="none is left"):
+        predict_left_out(cases, "hardware")
