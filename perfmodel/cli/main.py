@@ -8,6 +8,7 @@ import typer
 
 from perfmodel.cli import catalogue, explain, predict, rank, sweep, training, validate
 from perfmodel.cli.calibrate import calibrate
+from perfmodel.cli.experts import experts
 from perfmodel.errors import PerfmodelError
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ rank.app.command("training")(training.rank)
 explain.app.command("training")(training.explain)
 app.command("calibrate")(calibrate)
 app.add_typer(sweep.app, name="sweep")
+app.command("experts")(experts)
 app.add_typer(catalogue.hardware, name="hardware")
 app.add_typer(catalogue.model, name="model")
 
