@@ -52,6 +52,7 @@ def target(
     schedule: str | None = None,
     chunk: float | str | None = None,
     split: str | None = None,
+    expert_skew: float | None = None,
     collectives: str = "fastest",
 ) -> Target:
     """Bring together a system, the calibrations of its device and an engine.
@@ -70,6 +71,8 @@ def target(
         Tokens of a step of the chunked schedule.
     split : str, optional
         How steps overlap with themselves: none, tokens or nano; the engine's by default.
+    expert_skew : float, optional
+        Exponent of the power law of the experts' loads; 0 where redundant experts level them.
     collectives : str
         Algorithms that collectives over several scale-up domains may use: "fastest", "flat", "hierarchical", or "nccl"
         for what NCCL's own cost model expects.
@@ -106,6 +109,10 @@ def target(
         if split not in SPLITS:
             raise PlanError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
         software = replace(software, split=split)
+    if expert_skew is not None:
+        if not 0 <= expert_skew <= 4:
+            raise PlanError(f"expert_skew must lie between 0 and 4, not {expert_skew:g}")
+        software = replace(software, expert_skew=float(expert_skew))
     if chunk is not None:
         tokens = _tokens(chunk)
         if not 1 <= tokens < float("inf"):

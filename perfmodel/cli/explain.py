@@ -26,6 +26,7 @@ def serving(
     schedule: options.Schedule = None,
     chunk: options.Chunk = None,
     split: options.Split = None,
+    expert_skew: options.ExpertSkew = None,
     phase: Annotated[str, typer.Option(help="decode, prefill or both.")] = "both",
     collectives: options.Collectives = "fastest",
     what_if: options.WhatIf = None,
@@ -53,6 +54,7 @@ def serving(
         schedule=schedule,
         chunk=chunk,
         split=split,
+        expert_skew=expert_skew,
         collectives=collectives,
     )
     text = derivation(

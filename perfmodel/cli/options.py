@@ -31,6 +31,10 @@ Chunk = Annotated[
 Split = Annotated[
     str | None, typer.Option("--split", help="Steps that overlap with themselves: none, tokens (two halves) or nano.")
 ]
+ExpertSkew = Annotated[
+    float | None,
+    typer.Option("--expert-skew", help="Power law of the experts' loads: 0 where redundant experts level them."),
+]
 Profiles = Annotated[str | None, typer.Option("--profiles", help="Directory of profiles that is searched first.")]
 WhatIf = Annotated[
     list[str] | None,

@@ -59,7 +59,11 @@ def serving(
     schedule: options.Schedule = None,
     chunk: options.Chunk = None,
     split: options.Split = None,
+    expert_skew: options.ExpertSkew = None,
     prefix_hit: Annotated[float, typer.Option(help="Share of the input tokens found in the prefix cache.")] = 0.0,
+    host_hit: Annotated[float, typer.Option(help="Share of the input tokens whose cache is in host memory.")] = 0.0,
+    shared_prefix: Annotated[float, typer.Option(help="Share of the input that a group of requests shares.")] = 0.0,
+    sharers: Annotated[float, typer.Option(help="Requests that share a prefix.")] = 1.0,
     draft_tokens: Annotated[int, typer.Option(help="Tokens drafted per decode step (MTP, speculative decoding).")] = 0,
     acceptance: Annotated[float, typer.Option(help="Probability that a drafted token is accepted.")] = 0.7,
     draft_cost: Annotated[float, typer.Option(help="Time to draft a token, over a plain decode step.")] = 0.0,
@@ -104,6 +108,7 @@ def serving(
         schedule=schedule,
         chunk=chunk,
         split=split,
+        expert_skew=expert_skew,
         collectives=collectives,
     )
     asked: dict[str, Any] = {
@@ -119,6 +124,9 @@ def serving(
         "load": {
             "arrivals": arrivals.value,
             "prefix_hit": prefix_hit,
+            "host_hit": host_hit,
+            "shared_prefix": shared_prefix,
+            "sharers": sharers,
             "draft_tokens": draft_tokens,
             "acceptance": acceptance,
             "draft_cost": draft_cost,

@@ -233,7 +233,7 @@ def _time(ops: Sequence[Operator], grids: Sequence[PlanGrid], lengths: Sequence[
     """Time operators of one kind, one after the other in the arrays."""
     op = merge(ops, lengths)
     if not isinstance(op, Collective):
-        return time_operator(op, target.device, target.kernels, target.engine.kernels)
+        return time_operator(op, target.device, target.kernels, target.engine.kernels, target.engine.expert_skew)
     if len(ops) == 1:
         return time_collective(op, target, grids[0])
     groups = [rank_group(grid, each.group) for grid, each in zip(grids, ops, strict=True)]  # type: ignore[union-attr]

@@ -209,7 +209,7 @@ def token_work(
         target,
         grid,
         precision,
-        context=isl + target.engine.reserved_output * osl,
+        context=workload.stored_tokens + target.engine.reserved_output * osl,
         requests=per_rank,
         step_tokens=as_floats(1.0),
     )

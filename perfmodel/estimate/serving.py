@@ -8,6 +8,7 @@ import numpy.typing as npt
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.economy import optimal_throughput, token_energy
 from perfmodel.costs.formats import get_format, peak_of
+from perfmodel.costs.reuse import retention_break_even
 from perfmodel.costs.scheduling import balanced_wait
 from perfmodel.costs.serving import (
     closed_loop_wait,
@@ -20,6 +21,7 @@ from perfmodel.costs.serving import (
 )
 from perfmodel.errors import PlanError
 from perfmodel.estimate.footprint import Footprint, serving_footprint
+from perfmodel.estimate.host_link import host_fetch
 from perfmodel.estimate.mixed_steps import added_s, decoding_requests, pieces_of
 from perfmodel.estimate.open_loop import open_loop
 from perfmodel.estimate.result import BOUNDS, Column, Columns, Estimate, join_columns
@@ -65,6 +67,10 @@ class ServingSteps:
         Decode steps that a prompt shares with running requests; 0 where prompts have steps of their own.
     together : float or array
         Prompts that share such a step.
+    fetch_s : float or array
+        Time for which a prompt's cache from host memory occupies the host link [s].
+    fetched_s : float or array
+        Part of it that computing the rest of the prompt does not hide [s].
     """
 
     decode: StepTime
@@ -74,13 +80,15 @@ class ServingSteps:
     footprint: Footprint
     riding_steps: Floats = 0.0
     together: Floats = 1.0
+    fetch_s: Floats = 0.0
+    fetched_s: Floats = 0.0
 
     @property
     def prompt_s(self) -> npt.NDArray[np.float64]:
         """From the start of a prompt's own prefill until its end [s]."""
         if np.any(as_floats(self.riding_steps) > 0):
-            return as_floats(self.marginal_s + self.riding_steps * self.decode.seconds)
-        return self.prefill.seconds
+            return as_floats(self.marginal_s + self.riding_steps * self.decode.seconds + self.fetched_s)
+        return as_floats(self.prefill.seconds + self.fetched_s)
 
 
 def serving_steps(
@@ -122,7 +130,7 @@ def serving_steps(
         target,
         grid,
         precision,
-        context=isl + target.engine.reserved_output * as_floats(workload.osl),
+        context=workload.stored_tokens + target.engine.reserved_output * as_floats(workload.osl),
         requests=np.ceil(grid.concurrency / grid.dp),
         step_tokens=np.minimum(fresh, budget),
     )
@@ -145,10 +153,15 @@ def serving_steps(
     )
     if mixed:
         added = added_s(model, target, pieces, dense=parts[0], attention=parts[1], decode=decode)
-        return ServingSteps(decode, alone, added, added / pieces.steps, footprint, pieces.steps, pieces.together)
-    # What a prompt waits for its launches, the steps of others fill.
-    marginal_s = (shared.seconds - shared.over_plans("host_s")) / together
-    return ServingSteps(decode, alone, marginal_s, shared.seconds, footprint)
+        found = ServingSteps(decode, alone, added, added / pieces.steps, footprint, pieces.steps, pieces.together)
+    else:
+        # What a prompt waits for its launches, the steps of others fill.
+        marginal_s = (shared.seconds - shared.over_plans("host_s")) / together
+        found = ServingSteps(decode, alone, marginal_s, shared.seconds, footprint)
+    if not workload.host_hit:
+        return found
+    fetch_s, seen = host_fetch(model, target, grid, workload, precision, found.prompt_s)
+    return replace(found, fetch_s=fetch_s, fetched_s=seen)
 
 
 def with_host(model: ModelSpec, engine: Engine, grid: PlanGrid, steps: ServingSteps) -> ServingSteps:
@@ -278,7 +291,7 @@ def _predict(
             decode_s=decode_s,
             prompt_s=steps.prompt_s + engine.request_s,
             occupied_s=prompt_occupation_s(model, grid, steps),
-            riding_s=riding_s(steps),
+            riding_s=np.maximum(riding_s(steps), steps.fetch_s - prompt_occupation_s(model, grid, steps)),
             seen=running_requests(grid, steps.footprint),
             streaming=lambda token_s: streaming_delay(engine, grid, steps, decode_s, token_s),
         )
@@ -294,6 +307,7 @@ def _predict(
     if hidden.any():
         latencies = {name: np.where(hidden, np.nan, value) for name, value in latencies.items()}
     further |= {
+        "cache_keep_s": retention_break_even(steps.marginal_s, steps.footprint.requests),
         # Nothing arrives where a request sees no other.
         "energy_per_token_j": lambda: token_energy(
             grid.devices,
@@ -342,7 +356,7 @@ def closed_loop_latencies(
     stalling = 1.0 - lockstep / 2.0
     tpot = as_floats(interleaved_tpot(decode_s, occupied_s, decoding, workload.osl, interference=stalling))
     started: Floats = steps.prompt_s + engine.request_s + streaming_delay(engine, grid, steps, decode_s, tpot)
-    service_s = occupied_s + riding_s(steps)
+    service_s = np.maximum(occupied_s + riding_s(steps), steps.fetch_s)
     started = started + first_wave_wait(service_s, running, workload.waves, lockstep=lockstep)
     wait = closed_loop_wait if engine.schedule == "prefill-first" else balanced_wait
     started = started + wait(service_s, running, started + workload.osl * tpot)

@@ -147,7 +147,7 @@ def _operator_key(op: Gemm | Attention | Experts | Pass) -> tuple[str, str, str]
     return "pass", op.format, ""
 
 
-def _sizes(op: Gemm | Attention | Experts | Pass) -> dict[str, Any]:
+def _sizes(op: Gemm | Attention | Experts | Pass, skew: float | None) -> dict[str, Any]:
     """Sizes by the argument names that the formulas use."""
     if isinstance(op, Gemm):
         return {"tokens": op.tokens, "out_features": op.out_features, "in_features": op.in_features}
@@ -161,7 +161,7 @@ def _sizes(op: Gemm | Attention | Experts | Pass) -> dict[str, Any]:
             "expert_ranks": op.ep,
             "tensor_ranks": op.moe_tp,
             "gated": op.gated,
-            "skew": np.where(as_floats(op.ep) >= LEVELLED_RANKS, 0.0, ROUTING_SKEW),
+            "skew": np.where(as_floats(op.ep) >= LEVELLED_RANKS, 0.0, ROUTING_SKEW) if skew is None else skew,
         }
     if isinstance(op, Attention):
         return {
@@ -184,7 +184,11 @@ def _sizes(op: Gemm | Attention | Experts | Pass) -> dict[str, Any]:
 
 
 def time_operator(
-    op: Gemm | Attention | Experts | Pass, device: Device, kernels: KernelTable, engine: str = ""
+    op: Gemm | Attention | Experts | Pass,
+    device: Device,
+    kernels: KernelTable,
+    engine: str = "",
+    skew: float | None = None,
 ) -> OperatorTime:
     """Time one operator that runs on a single device.
 
@@ -201,6 +205,8 @@ def time_operator(
         Calibrations that may serve it.
     engine : str
         Serving engine whose kernels are preferred.
+    skew : float, optional
+        Exponent of the power law of the experts' loads; by default `ROUTING_SKEW`, and 0 from `LEVELLED_RANKS` on.
 
     Returns
     -------
@@ -232,7 +238,7 @@ def time_operator(
     else:
         if calibration.basis == "default":
             numbers["cores"] = default_cores(device)
-        once = call_form(calibration, _sizes(op), numbers)
+        once = call_form(calibration, _sizes(op, skew), numbers)
     compute_s = roofline_bound(flops, 0.0, peak_flops=numbers["peak_flops"], memory_bandwidth=1.0)
     memory_s = roofline_bound(0.0, nbytes, peak_flops=1.0, memory_bandwidth=device.memory_bandwidth)
     empty = (as_floats(flops) + nbytes) <= 0  # nothing to do is not even launched

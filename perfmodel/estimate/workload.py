@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from perfmodel.arrays import Floats, as_floats
+from perfmodel.costs.reuse import shared_prefix_saving
 from perfmodel.errors import PlanError
 from perfmodel.parallel.mesh import Slices, take_part
 
@@ -30,6 +31,12 @@ class Workload:
         keeps the plan's concurrency in flight [1/s].
     prefix_hit : float
         Share of the input tokens whose cache is found and not computed again [1].
+    host_hit : float
+        Share of the input tokens whose cache is fetched from host memory and not computed again [1].
+    shared_prefix : float
+        Share of the input tokens that belong to a prefix which a group of requests has in common [1].
+    sharers : float
+        Requests of such a group; their prefix is computed and stored once.
     draft_tokens : int
         Tokens that are drafted per decode step and verified together; 0 for plain decoding.
     acceptance : float
@@ -44,6 +51,9 @@ class Workload:
     arrivals: Literal["closed", "poisson"] = "closed"
     rate: Floats = np.nan
     prefix_hit: float = 0.0
+    host_hit: float = 0.0
+    shared_prefix: float = 0.0
+    sharers: float = 1.0
     draft_tokens: int = 0
     acceptance: float = 0.7
     draft_cost: float = 0.0
@@ -62,9 +72,14 @@ class Workload:
             raise PlanError("rate must not be negative")
         if self.arrivals == "poisson" and np.any(as_floats(self.osl) < 2):
             raise PlanError("Poisson arrivals need an osl of at least 2: nothing decodes with 1")
-        for name, top in (("prefix_hit", 1.0), ("acceptance", 1.0), ("draft_cost", np.inf), ("draft_tokens", 16)):
+        if not 1 <= self.sharers < np.inf:
+            raise PlanError(f"sharers must be at least 1, not {self.sharers:g}")
+        shares = ("prefix_hit", "host_hit", "shared_prefix", "acceptance")
+        for name, top in (*((each, 1.0) for each in shares), ("draft_cost", np.inf), ("draft_tokens", 16.0)):
             if not 0 <= getattr(self, name) <= top:
                 raise PlanError(f"{name} must lie between 0 and {top:g}, not {getattr(self, name):g}")
+        if self.prefix_hit + self.host_hit + self.shared_prefix > 1:
+            raise PlanError("prefix_hit, host_hit and shared_prefix together exceed the input")
 
     def part(self, slices: Slices) -> "Workload":
         """Return what belongs to a block of plans.
@@ -86,4 +101,10 @@ class Workload:
     @property
     def new_tokens(self) -> Floats:
         """Input tokens that are computed: those whose cache is not found, at least the last."""
-        return np.maximum(np.ceil(as_floats(self.isl) * (1.0 - self.prefix_hit)), 1.0)
+        found = self.prefix_hit + self.host_hit + shared_prefix_saving(self.shared_prefix, self.sharers)
+        return np.maximum(np.ceil(as_floats(self.isl) * (1.0 - found)), 1.0)
+
+    @property
+    def stored_tokens(self) -> Floats:
+        """Input tokens whose cache a request takes memory for: its share of a common prefix, and the rest."""
+        return as_floats(self.isl) * (1.0 - shared_prefix_saving(self.shared_prefix, self.sharers))

@@ -89,6 +89,9 @@ class Engine:
     split : str
         "tokens": steps are cut in two so that collectives of one half hide behind the other. "nano": arithmetic, memory
         and network of both halves overlap, as far as that goes. "none": neither.
+    expert_skew : float, optional
+        Exponent of the power law that the experts' loads follow: 0 where redundant experts level them. By default that
+        of measured deployments, levelled in large expert-parallel groups.
     decode_streams, prefill_streams : Streams, optional
         How the microbatches of a step with experts overlap; none where steps stay whole.
     redundant_experts : int
@@ -127,6 +130,7 @@ class Engine:
     schedule: str = "prefill-first"
     chunk_tokens: float = 512.0
     split: str = "none"
+    expert_skew: float | None = None
     decode_streams: Streams | None = None
     prefill_streams: Streams | None = None
     redundant_experts: int = 0

@@ -201,6 +201,8 @@ def rank_separate(
         raise PlanError(f"separate workers need at least 2 GPUs, not {gpus}")
     if workload.arrivals != "closed" or np.isfinite(limits.ttft_p99_s):
         raise PlanError("separate workers are predicted in a closed loop only; Poisson arrivals need common workers")
+    if workload.host_hit:
+        raise PlanError("a cache in host memory is predicted for common workers only")
     chosen = {k: v for k, v in (chosen or {}).items() if k != "concurrency"}
     splits = _worker_splits(model, gpus - 1, chosen)
     link = link or outermost(prefill)
@@ -310,7 +312,7 @@ def _decode_pool(
         target,
         splits,
         precision,
-        context=as_floats(workload.isl) + target.engine.reserved_output * as_floats(workload.osl),
+        context=workload.stored_tokens + target.engine.reserved_output * as_floats(workload.osl),
         requests=as_floats(1.0),
         step_tokens=as_floats(1.0),
     )
