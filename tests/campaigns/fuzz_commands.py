@@ -20,10 +20,13 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from perfmodel.cli.main import main
+import typer
+
+from perfmodel.cli.main import app, main
 from perfmodel.hardware.places import builtin_directory
 
 Command = list[str]
@@ -247,6 +250,91 @@ def output(dice: random.Random, folder: Path) -> Command:
     )
 
 
+USUAL: dict[str, Command] = {
+    "rank serving": ["--model", "llama-3.1-8b", "--system", "hgx-h100", "--gpus", "4", "--isl", "1k", "--osl", "128"],
+    "rank training": [
+        "--model",
+        "llama-3.1-8b",
+        "--system",
+        "hgx-h100",
+        "--gpus",
+        "16",
+        "--global-batch",
+        "64",
+        "--seq",
+        "2Ki",
+    ],
+    "explain serving": ["--model", "mixtral-8x7b", "--system", "hgx-h100", "--isl", "1k", "--osl", "128", "--tp", "4"],
+    "explain training": [
+        "--model",
+        "llama-3.1-8b",
+        "--system",
+        "hgx-a100",
+        "--global-batch",
+        "64",
+        "--seq",
+        "2Ki",
+        "--tp",
+        "4",
+    ],
+    "hardware list": [],
+    "hardware show": ["hgx-h100"],
+    "model list": [],
+    "model show": ["qwen3-32b"],
+}
+"""What makes a command that takes options work."""
+
+ANYTHING = (
+    "1",
+    "0",
+    "2",
+    "0.5",
+    "-1",
+    "8",
+    "1k",
+    "50ms",
+    "3GB",
+    "x",
+    "",
+    "nan",
+    "inf",
+    "1e9",
+    "10%",
+    "h200-sxm",
+    "hgx-h200",
+    "a,b",
+)
+
+
+@cache
+def every_option() -> dict[str, list[tuple[str, bool]]]:
+    """Every option of every command of `USUAL`, and whether it is a switch."""
+    found: dict[str, list[tuple[str, bool]]] = {}
+    for name in USUAL:
+        command: Any = typer.main.get_command(app)
+        for word in name.split():
+            command = command.commands[word]
+        options = [p for p in command.params if p.param_type_name == "option"]
+        found[name] = [
+            (spelling, bool(p.is_flag))
+            for p in options
+            for spelling in (*p.opts, *p.secondary_opts)
+            if spelling != "-o"
+        ]
+    return found
+
+
+def any_option(dice: random.Random, folder: Path) -> Command:
+    """A command that works with any of its options, at any value."""
+    name = dice.choice(sorted(USUAL))
+    words = [*name.split(), *USUAL[name]]
+    options = every_option()[name]
+    for option, switch in dice.sample(options, dice.randrange(0, min(4, len(options) + 1))):
+        value = str(folder / "out.txt") if option == "--output" else dice.choice(ANYTHING)
+        words += [option] if switch else [option, value]
+    return words
+
+
 KINDS: dict[str, Callable[[random.Random, Path], Command]] = {
     "rank serving": rank_serving,
     "rank training": rank_training,
@@ -254,6 +342,7 @@ KINDS: dict[str, Callable[[random.Random, Path], Command]] = {
     "config.json": spoiled_config,
     "profile": spoiled_profile,
     "case file": spoiled_cases,
+    "any option": any_option,
 }
 
 
