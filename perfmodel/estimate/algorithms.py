@@ -223,10 +223,17 @@ def _reductions_around(kind: str, size: Floats, links: Links, target: Target, in
     parts = ("reduce_scatter", "all_gather") if kind == "all_reduce" else (kind,)
     halves = [_measured(part, size, links, target) for part in parts]
     around = sum((as_floats(half[0].whole) for half in halves if half), as_floats(0.0))
-    return [
+    found = [
         ("nccl_model", np.maximum(inside.whole, flat)),
         (f"hierarchical_{kind}", as_floats(between) + np.maximum(around, inside.whole)),
     ]
+    outer = target.system.tiers[target.system.domain + 1 :]
+    if kind == "all_reduce" and outer and all(tier.in_network_reduction for tier in outer):
+        rate, delay = links.network(links.exact())
+        usable = as_floats(rate) * NETWORK_EFFICIENCY
+        switched = in_switch_all_reduce(size / carriers, domains, bandwidth=usable, latency=delay)
+        found.append(("in_switch_all_reduce", np.maximum(inside.whole, switched) + delay))
+    return found
 
 
 def _exchanges(size: Floats, links: Links, target: Target, tiers: _Tiers) -> _Found:

@@ -4,6 +4,8 @@ Sources: NVIDIA GTC 2025 session S72583 (slides, nccl-tests) and the network ben
 github.com/stas00/ml-engineering at 744d01e (nccl-tests, 4 to 16 GiB).
 """
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -124,6 +126,16 @@ def test_large_collectives_over_four_nodes(system, op, gib, busbw):
     assert collective_traffic(gib * GIB, 32, op=op) / float(time.seconds) / 1e9 == pytest.approx(busbw, rel=0.03)
     library = {"all_reduce": "nccl_model", "all_to_all": "flat_all_to_all"}[op]
     assert time.formula == f"{library} + nccl_collective"
+
+
+def test_switches_of_the_network_that_reduce():
+    # DGX H100 with SHARP in both fabrics: 480 GB/s over four nodes as inside one.
+    target = pm.target("hgx-h100")
+    tiers = tuple(dataclasses.replace(tier, in_network_reduction=True) for tier in target.system.tiers)
+    reducing = dataclasses.replace(target, system=dataclasses.replace(target.system, tiers=tiers))
+    time = time_collective(Collective("x", "all_reduce", 16 * GIB, "tp"), reducing, plans(tp=32))
+    assert collective_traffic(16 * GIB, 32) / float(time.seconds) / 1e9 == pytest.approx(480, rel=0.12)
+    assert time.formula.startswith("in_switch_all_reduce")
 
 
 @pytest.mark.parametrize(("ranks", "busbw"), MESH)
