@@ -1,0 +1,272 @@
+"""Published figures of serving systems beside predictions: nothing in the package was fitted to them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+import perfmodel as pm
+from perfmodel.api import target
+from perfmodel.costs.economy import optimal_throughput
+from perfmodel.costs.scheduling import prompt_chunks
+from perfmodel.estimate.step import step_time
+from perfmodel.layers.base import Shard, Step
+from perfmodel.layers.precision import Precision
+from perfmodel.reports.tables import plain_table
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One published figure, how it is predicted, and why the two differ where they do by more than a fifth.
+
+    With `bound` the figure is the most that was seen, and not a value.
+    """
+
+    source: str
+    what: str
+    published: float
+    unit: str
+    predict: Callable[[], float]
+    exception: str = ""
+    bound: bool = False
+
+    @property
+    def ratio(self) -> float:
+        """Prediction over publication."""
+        return self.predict() / self.published
+
+
+@cache
+def _prefill(tokens: int, split: str) -> float:
+    """Device time of one prompt of Llama-3.3-70B on 8 H100 [s]."""
+    on = target("hgx-h100", "vllm", split=split)
+    e = pm.predict("llama-3.3-70b", on, pm.plans(tp=8), isl=tokens, osl=1)
+    return float(e["prefill_s"][0] - e["prefill_host_s"][0])
+
+
+@cache
+def _device_s(tokens: int, context: int, batch: int, decode: bool) -> float:
+    """Device time of a step of LLaMA-13B on one A6000 in 16 bits [s]."""
+    on = target("rtx-a6000-8", "vllm")
+    step = Step(float(batch), float(tokens), float(context), decode=decode)
+    time = step_time(pm.load_model("huggyllama/llama-13b"), on, pm.plans(), step, Precision())
+    return float(np.ravel(time.seconds - time.over_plans("host_s"))[0])
+
+
+def _chunk_loss(chunk: int) -> float:
+    """Time of a prompt of 1024 tokens in chunks over that in one piece, less one [%]."""
+    chunks = sum(_device_s(chunk, end, 1, False) for end in range(chunk, 1025, chunk))
+    return 100 * (chunks / _device_s(1024, 1024, 1, False) - 1)
+
+
+def _decode_maximal() -> float:
+    """What one of three decodes adds to a step with 1021 prompt tokens, per token [ms]."""
+    alone = _device_s(1021, 1021, 1, False)
+    attention = _device_s(1, 1024, 3, True) - _device_s(1, 1, 3, True)
+    return 1e3 * (_device_s(1024, 1024, 1, False) - alone + max(attention, 0.0)) / 3
+
+
+@cache
+def _expert_bytes() -> float:
+    model = pm.load_model("qwen3-30b-a3b")
+    experts = (
+        count * tensor.per_device(Shard()) * 2.0
+        for block, count in model.blocks
+        for tensor in block.tensors()
+        if tensor.role == "expert"
+    )
+    return float(sum(experts))
+
+
+@cache
+def _scheduled(schedule: str) -> dict[str, Any]:
+    """Qwen3-30B-A3B on two H100, 1.5 requests per second of 9194 tokens in and 198 out."""
+    on = target("hgx-h100", "vllm", schedule=schedule, chunk=512)
+    return pm.predict("qwen3-30b-a3b", on, pm.plans(tp=2, moe_tp=2), isl=9194, osl=198, rate=1.5).row(0)
+
+
+@cache
+def _throughput(isl: int, osl: int, split: str) -> float:
+    """All tokens per second and device of Llama-2-70B on 8 A100, at the best concurrency."""
+    on = target("hgx-a100", "trtllm", split=split)
+    best = pm.rank("llama-2-70b", on, gpus=8, isl=isl, osl=osl, tp=8).row(1)
+    return float(best["tokens_per_s_per_gpu"] * (isl + osl) / osl)
+
+
+@cache
+def _alone(system: str, isl: int) -> dict[str, Any]:
+    """Llama-2-70B on eight devices, one request at a time."""
+    return pm.predict("llama-2-70b", target(system, "vllm"), pm.plans(tp=8), isl=isl, osl=129).row(0)
+
+
+def _hidden(system: str) -> float:
+    """Visible transfer of 1500 tokens of Llama-2-70B, sent layer by layer [ms]."""
+    both = pm.compare(
+        "llama-2-70b", target(system, "vllm"), gpus=16, isl=1500, osl=129, tp=8, layerwise=True, together=False
+    )
+    return 1e3 * float(both.rows(1)[0]["transfer_s"])
+
+
+TOKENWEAVE, NANOFLOW = "TokenWeave (arXiv:2505.11329), artifact", "NanoFlow (arXiv:2408.12757)"
+SARATHI, LAYERED = "SARATHI (arXiv:2308.16369)", "Layered prefill (arXiv:2510.08055)"
+SPLITWISE = "Splitwise (arXiv:2311.18677)"
+
+OLD = "engine of 2024; the constants of its profile are those of 2025 and later"
+DISTURBED = "kernels that share a device disturb each other, which the bound leaves out"
+TRACE = "the lengths of the trace vary and are taken as their mean; what else is missing is not known"
+SYNCHRONISED = (
+    "a constant of several milliseconds, which the paper does not take apart and the prediction does not hold"
+)
+
+_WEAVE = {
+    1024: (53.66, 46.16),
+    2048: (94.23, 76.73),
+    4096: (179.48, 142.23),
+    8192: (356.02, 279.76),
+    16384: (744.11, 585.34),
+}
+_FLOW = {(512, 512): (735, 1286), (1024, 512): (817, 1263), (512, 1024): (636, 1212)}
+
+
+def _facts() -> list[Fact]:
+    facts = []
+    for tokens, (base, woven) in _WEAVE.items():
+        facts += [
+            Fact(
+                TOKENWEAVE,
+                f"Llama-3.3-70B, TP8 on H100, {tokens} tokens",
+                base,
+                "ms",
+                lambda n=tokens: 1e3 * _prefill(n, "none"),
+            ),
+            Fact(
+                TOKENWEAVE,
+                f"gain of split tokens, {tokens}",
+                base / woven,
+                "x",
+                lambda n=tokens: _prefill(n, "none") / _prefill(n, "tokens"),
+            ),
+        ]
+    facts.append(
+        Fact(
+            NANOFLOW,
+            "optimal throughput at 260 TFLOP/s",
+            1857,
+            "1/s",
+            lambda: 2 * float(optimal_throughput(70e9, 512, 512, peak_flops=260e12)),
+        )
+    )
+    for (isl, osl), (engine, nano) in _FLOW.items():
+        facts += [
+            Fact(
+                NANOFLOW,
+                f"TensorRT-LLM, {isl} in, {osl} out",
+                engine,
+                "1/s",
+                lambda i=isl, o=osl: _throughput(i, o, "none"),
+                OLD,
+            ),
+            Fact(
+                NANOFLOW,
+                f"NanoFlow, {isl} in, {osl} out",
+                nano,
+                "1/s",
+                lambda i=isl, o=osl: _throughput(i, o, "nano"),
+                DISTURBED,
+            ),
+        ]
+    facts += [
+        Fact(SARATHI, "LLaMA-13B on A6000, prompt of 1024", 234.8, "ms", lambda: 1e3 * _device_s(1024, 1024, 1, False)),
+        Fact(SARATHI, "decode step of 4 at 1024", 49.96, "ms", lambda: 1e3 * _device_s(1, 1024, 4, True)),
+        Fact(SARATHI, "decode riding along, per token", 1.2, "ms", _decode_maximal),
+        Fact(SARATHI, "loss by chunks of 256, at most", 20, "%", lambda: _chunk_loss(256), bound=True),
+        Fact(SARATHI, "loss by chunks of 512, at most", 10, "%", lambda: _chunk_loss(512), bound=True),
+        Fact(
+            LAYERED,
+            "expert traffic of a request, chunks of 512",
+            955,
+            "GB",
+            lambda: 1e-9 * _expert_bytes() * float(prompt_chunks(9194, 512)),
+        ),
+        Fact(
+            LAYERED,
+            "expert traffic of a request, chunks of 2048",
+            304,
+            "GB",
+            lambda: 1e-9 * _expert_bytes() * float(prompt_chunks(9194, 2048)),
+        ),
+    ]
+    for name, column, chunked, layered in (("TTFT", "ttft_s", 1018.75, 712.84), ("TPOT", "tpot_s", 19.71, 15.09)):
+        facts += [
+            Fact(
+                LAYERED,
+                f"mean {name}, chunks of 512",
+                chunked,
+                "ms",
+                lambda c=column: 1e3 * _scheduled("chunked")[c],
+                TRACE if column == "tpot_s" else "",
+            ),
+            Fact(
+                LAYERED, f"mean {name}, layered", layered, "ms", lambda c=column: 1e3 * _scheduled("layered")[c], TRACE
+            ),
+        ]
+    for isl, ttft, tbt in ((1500, 185 / 95, 52 / 31), (1020, 155 / 84, 40 / 28)):
+        facts += [
+            Fact(
+                SPLITWISE,
+                f"TTFT of A100 over H100, {isl} tokens",
+                ttft,
+                "x",
+                lambda i=isl: _alone("hgx-a100", i)["ttft_s"] / _alone("hgx-h100", i)["ttft_s"],
+            ),
+            Fact(
+                SPLITWISE,
+                f"TBT of A100 over H100, {isl} tokens",
+                tbt,
+                "x",
+                lambda i=isl: _alone("hgx-a100", i)["tpot_s"] / _alone("hgx-h100", i)["tpot_s"],
+            ),
+        ]
+    facts += [
+        Fact(SPLITWISE, "transfer seen, layer by layer, A100", 8, "ms", lambda: _hidden("hgx-a100"), SYNCHRONISED),
+        Fact(SPLITWISE, "transfer seen, layer by layer, H100", 5, "ms", lambda: _hidden("hgx-h100"), SYNCHRONISED),
+    ]
+    return facts
+
+
+FACTS = _facts()
+
+
+def table() -> str:
+    """Write published and predicted figures side by side."""
+    rows = [
+        [
+            fact.source.split(" (")[0],
+            fact.what,
+            _figure(fact.published),
+            _figure(fact.predict()),
+            fact.unit,
+            f"{fact.ratio:.2f}",
+        ]
+        for fact in FACTS
+    ]
+    return plain_table(["paper", "figure", "published", "predicted", "unit", "ratio"], rows)
+
+
+def exceptions() -> str:
+    """Write why figures are off by more than a fifth, with the range of their ratios."""
+    reasons: dict[str, list[Fact]] = {}
+    for fact in FACTS:
+        if fact.exception:
+            reasons.setdefault(fact.exception, []).append(fact)
+    return "\n".join(
+        f"{min(f.ratio for f in facts):.2g} to {max(f.ratio for f in facts):.2g} of the published"
+        f" ({facts[0].source.split(' (')[0]}): {reason}."
+        for reason, facts in reasons.items()
+    )
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
