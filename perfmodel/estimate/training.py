@@ -10,6 +10,7 @@ import numpy.typing as npt
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.training_schedules import visited_stages
 from perfmodel.errors import PlanError
+from perfmodel.estimate.result import Column, Columns, join_columns
 from perfmodel.estimate.training_block import BlockTime, block_time, with_offloaded_activations, with_sharded_weights
 from perfmodel.estimate.training_flops import step_flops
 from perfmodel.estimate.training_kernels import Kernels
@@ -24,8 +25,12 @@ from perfmodel.layers.training_recipe import TrainingRecipe
 from perfmodel.layers.training_work import LayerWork, MicroBatch
 from perfmodel.models.block import Block
 from perfmodel.models.spec import ModelSpec
-from perfmodel.parallel.rules import Verdicts, judge
+from perfmodel.parallel.mesh import mesh_parts, pick, take_part
+from perfmodel.parallel.rules import Verdicts, joined, judge
 from perfmodel.parallel.training_grid import TrainingGrid
+
+MOST_AT_ONCE = 65536
+"""Plans that are predicted at once: a column of them is half a megabyte and stays in the processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +63,20 @@ class TrainingEstimate:
     ----------
     grid : TrainingGrid
         The plans.
-    columns : mapping
+    columns : Columns
         Column name -> one float64 per plan, flattened; SI units.
     verdicts : Verdicts
         Feasibility and reasons.
-    memory : TrainingMemory
-        Memory by part and by operator.
+    memory : tuple of (tuple of int, TrainingMemory)
+        Shape and memory, by part and by operator, of the blocks of plans that were predicted at once.
     context : mapping
         What all plans share.
     """
 
     grid: TrainingGrid
-    columns: Mapping[str, npt.NDArray[np.float64]]
+    columns: Columns
     verdicts: Verdicts
-    memory: TrainingMemory
+    memory: tuple[tuple[tuple[int, ...], TrainingMemory], ...]
     context: Mapping[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> npt.NDArray[np.float64]:
@@ -98,7 +103,7 @@ class TrainingEstimate:
         dict
             Knobs, columns, feasible and reason.
         """
-        row = self.grid.row(index) | {name: float(values[index]) for name, values in self.columns.items()}
+        row = self.grid.row(index) | {name: self.columns.at(name, index) for name in self.columns}
         row["feasible"] = bool(self.verdicts.code[index] == 0)
         row["reason"] = self.verdicts.reason(index)
         return row
@@ -116,8 +121,12 @@ class TrainingEstimate:
         dict
             Operator -> bytes, largest first, nothing that is zero [B].
         """
-        shape = self.grid.shape
-        sizes = {n: float(np.broadcast_to(v, shape).ravel()[index]) for n, v in self.memory.activations.items()}
+        blocks = iter(self.memory)
+        shape, memory = next(blocks)
+        while index >= np.prod(shape):
+            index -= int(np.prod(shape))
+            shape, memory = next(blocks)
+        sizes = {name: pick(value, shape, index) for name, value in memory.activations.items()}
         return dict(sorted(((n, v) for n, v in sizes.items() if v > 0), key=lambda pair: -pair[1]))
 
 
@@ -211,37 +220,15 @@ def predict_training(
         step_s and its parts, peak_bytes and its parts, mfu, hfu, tokens per second; one value per plan.
     """
     batch = as_floats(workload.global_batch)
-    microbatches = batch / (grid.dp * grid.micro_batch)
-    works, edges, times, ends = training_blocks(model, target, grid, workload.seq, recipe)
-    stream = recipe.activation_bytes * grid.micro_batch * workload.seq / grid.cp * model.hidden
-    weights = model_weights(model, grid, recipe, works)
-    step = step_of(model, target, grid, recipe, weights, times, ends, stream / grid.tp, microbatches)
-    kept = stream / np.where(grid.sequence_parallel > 0, grid.tp, 1.0)
-    memory = training_memory(model, target, grid, recipe, works, edges, kept, microbatches)
-    seconds = as_floats(step_seconds(step.parts))
-    peak = as_floats(memory.peak)
-    passed = visited_stages(grid.pp, grid.skipped_stages) / grid.pp
-    own, done = step_flops(model, workload.seq, batch, grid.recompute, grid.recompute_share, recipe.method, passed)
-    peak_flops = Kernels(target, recipe).peak_flops()
-    used = grid.devices * peak_flops * seconds
-    named: dict[str, Floats] = {
-        "step_s": seconds,
-        "peak_bytes": peak,
-        **{f"{name}_s": step.parts[name] for name in STEP_PARTS},
-        **{f"{name}_bytes": memory.parts[name] for name in MEMORY_PARTS},
-        "device_bytes": peak + target.stack.framework_bytes,
-        "host_bytes": memory.host,
-        "microbatches": microbatches,
-        "mfu": own / used,
-        "hfu": done / used,
-        "tokens_per_s": batch * workload.seq / seconds,
-        "tokens_per_s_per_gpu": batch * workload.seq / (seconds * grid.devices),
-    }
-    shape = np.broadcast_shapes(grid.shape, batch.shape)
-    if shape != grid.shape:
+    if np.broadcast_shapes(grid.shape, batch.shape) != grid.shape:
         raise PlanError(f"global_batch of shape {batch.shape} does not broadcast to the plans' shape {grid.shape}")
-    columns = {name: np.broadcast_to(as_floats(value), shape).ravel() for name, value in named.items()}
-    rules = training_rules(model, target, grid, columns, batch)
+    if grid.size <= MOST_AT_ONCE:
+        parts = [_predict(model, target, grid, workload.seq, batch, recipe)]
+    else:
+        parts = [
+            _predict(model, target, grid.part(part), workload.seq, take_part(batch, part), recipe)
+            for part in mesh_parts(grid.shape, MOST_AT_ONCE)
+        ]
     context = {
         "model": model.id,
         "system": target.system.id,
@@ -250,6 +237,48 @@ def predict_training(
         "recipe": recipe.name,
         "method": recipe.method,
         "workload": workload,
-        "peak_flops": peak_flops,
+        "peak_flops": Kernels(target, recipe).peak_flops(),
     }
-    return TrainingEstimate(grid, columns, judge(grid.shape, rules), memory, context)
+    columns, verdicts, memory = zip(*parts, strict=True)
+    return TrainingEstimate(grid, join_columns(columns), joined(verdicts), memory, context)
+
+
+def _predict(
+    model: ModelSpec,
+    target: TrainingTarget,
+    grid: TrainingGrid,
+    seq: float,
+    batch: npt.NDArray[np.float64],
+    recipe: TrainingRecipe,
+) -> tuple[Columns, Verdicts, tuple[tuple[int, ...], TrainingMemory]]:
+    """Predict so many plans as fit into the processor's cache."""
+    microbatches = batch / (grid.dp * grid.micro_batch)
+    works, edges, times, ends = training_blocks(model, target, grid, seq, recipe)
+    stream = recipe.activation_bytes * grid.micro_batch * seq / grid.cp * model.hidden
+    weights = model_weights(model, grid, recipe, works)
+    step = step_of(model, target, grid, recipe, weights, times, ends, stream / grid.tp, microbatches)
+    kept = stream / np.where(grid.sequence_parallel > 0, grid.tp, 1.0)
+    memory = training_memory(model, target, grid, recipe, works, edges, kept, microbatches)
+    seconds = as_floats(step_seconds(step.parts))
+    peak = as_floats(memory.peak)
+    passed = visited_stages(grid.pp, grid.skipped_stages) / grid.pp
+    own, done = step_flops(model, seq, batch, grid.recompute, grid.recompute_share, recipe.method, passed)
+    peak_flops = Kernels(target, recipe).peak_flops()
+    used = grid.devices * peak_flops * seconds
+    need = peak + target.stack.framework_bytes
+    named: dict[str, Column] = {
+        "step_s": seconds,
+        "peak_bytes": peak,
+        **{f"{name}_s": step.parts[name] for name in STEP_PARTS},
+        **{f"{name}_bytes": memory.parts[name] for name in MEMORY_PARTS},
+        "device_bytes": need,
+        "host_bytes": memory.host,
+        "microbatches": microbatches,
+        "mfu": lambda: own / used,
+        "hfu": lambda: done / used,
+        "tokens_per_s": lambda: batch * seq / seconds,
+        "tokens_per_s_per_gpu": lambda: batch * seq / (seconds * grid.devices),
+    }
+    shape = grid.shape
+    verdicts = judge(shape, training_rules(model, target, grid, need, batch))
+    return Columns([shape], [named]), verdicts, (shape, memory)

@@ -11,6 +11,7 @@ from perfmodel.arrays import as_floats
 from perfmodel.costs.training import RECOMPUTE
 from perfmodel.costs.training_schedules import SCHEDULES
 from perfmodel.errors import PlanError, UnknownNameError
+from perfmodel.parallel.mesh import Slices, pick, take_part
 
 SIZES = ("tp", "pp", "dp", "cp", "ep", "vp", "micro_batch", "shard_copies", "sequence_chunks")
 """Knobs that are whole numbers of at least 1."""
@@ -167,7 +168,24 @@ class TrainingGrid:
         TrainingGrid
             The chosen plans.
         """
-        return TrainingGrid(**{name: self.column(name)[np.asarray(index)] for name in TRAINING_KNOBS})
+        places = np.unravel_index(np.arange(self.size)[np.asarray(index)], self.shape)
+        shape = self.shape
+        return TrainingGrid(**{n: np.broadcast_to(getattr(self, n), shape)[places] for n in TRAINING_KNOBS})
+
+    def part(self, slices: Slices) -> "TrainingGrid":
+        """Return a block of the plans.
+
+        Parameters
+        ----------
+        slices : tuple of slice
+            One slice per axis of the grid.
+
+        Returns
+        -------
+        TrainingGrid
+            The block, each knob no larger than before.
+        """
+        return TrainingGrid(**{name: take_part(getattr(self, name), slices) for name in TRAINING_KNOBS})
 
     def row(self, index: int) -> dict[str, Any]:
         """Knobs of one plan as integers and names.
@@ -184,7 +202,7 @@ class TrainingGrid:
         """
         out: dict[str, Any] = {}
         for name in TRAINING_KNOBS:
-            number = float(self.column(name)[index])
+            number = pick(getattr(self, name), self.shape, index)
             if name in SHARES:
                 out[name] = number
                 continue
