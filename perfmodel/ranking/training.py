@@ -10,12 +10,13 @@ import numpy.typing as npt
 
 from perfmodel.costs.reliability import DEVICE_MTBF_S, checkpoint_interval, goodput, job_mtbf
 from perfmodel.errors import NothingFeasibleError, PlanError
-from perfmodel.estimate.training import TrainingEstimate, TrainingWorkload, predict_training
+from perfmodel.estimate.training import MOST_AT_ONCE, TrainingEstimate, TrainingWorkload, predict_training
 from perfmodel.estimate.training_target import TrainingTarget
 from perfmodel.layers.training_recipe import TrainingRecipe
 from perfmodel.models.spec import ModelSpec
-from perfmodel.parallel.training_grid import TRAINING_KNOBS
-from perfmodel.parallel.training_splits import training_splits
+from perfmodel.parallel.training_grid import TRAINING_KNOBS, TrainingGrid
+from perfmodel.parallel.training_splits import listed, training_meshes
+from perfmodel.ranking.training_search import Search, order_of, rounded_s, search_training
 from perfmodel.units import format_size
 
 DAY_S = 86400.0
@@ -72,7 +73,7 @@ class TrainingRanking:
     Parameters
     ----------
     estimate : TrainingEstimate
-        Every plan that was searched.
+        Every plan that was searched, or the fastest of very many.
     order : numpy.ndarray
         Positions of the feasible plans, fastest first.
     gpus : int
@@ -85,6 +86,8 @@ class TrainingRanking:
         Reason -> number of plans.
     reliability : Reliability, optional
         Interruptions that the days of the token budget have to pay for.
+    searched : int
+        Plans evaluated; of a very large space `estimate` holds the fastest alone.
     """
 
     estimate: TrainingEstimate
@@ -94,6 +97,7 @@ class TrainingRanking:
     seconds: float
     infeasible: Mapping[str, int] = field(default_factory=dict)
     reliability: Reliability | None = None
+    searched: int = 0
 
     def __len__(self) -> int:
         return len(self.order)
@@ -150,7 +154,7 @@ def rank_training(
     tokens : float
         Tokens to train on; 0 for no budget.
     chosen : mapping, optional
-        Knobs held at one value.
+        Knobs held at one value, or a list of values to try.
     reliability : Reliability, optional
         Interruptions to be paid for.
 
@@ -174,51 +178,56 @@ def rank_training(
             f"{target.system.id} connects at most {target.system.max_devices} devices, and {gpus} are wanted"
         )
     sizes = model.divisors()
+    held = chosen or {}
     modes = ("none", "selective", "full") if target.stack.unfused else ("none", "full")
-    grid = training_splits(
+    meshes = training_meshes(
         gpus,
         global_batch=int(np.max(workload.global_batch)),
         tensor_limit=sizes.get("heads", gpus),
         layers=model.layers,
         experts=sizes.get("experts", 0),
         seq=int(workload.seq),
-        recompute=modes if (chosen or {}).get("sequence_chunks", 1) == 1 else ("full",),
+        recompute=modes if held.get("sequence_chunks", 1) == 1 else ("full",),
         zero=(1, 3),
+        piped_zero=(1,),
         chosen=chosen,
     )
-    if not (chosen or {}).get("zero"):
-        grid = grid.take((grid.column("zero") < 3) | (grid.column("pp") < 2))
-    estimate = predict_training(model, target, grid, workload, recipe)
-    order = _order(estimate)
+    searched = sum(mesh.size for mesh in meshes)
+    if searched <= MOST_AT_ONCE:
+        estimate = predict_training(model, target, listed(meshes), workload, recipe)
+        order, infeasible = _order(estimate), estimate.verdicts.counts()
+        crowded = Search()
+        crowded.add(estimate)
+    else:
+        crowded = search_training(model, target, meshes, workload, recipe)
+        infeasible = crowded.infeasible
+        kept = TrainingGrid(**crowded.knobs) if crowded.feasible else meshes[0]
+        estimate = predict_training(model, target, kept, workload, recipe)
+        order = np.arange(len(crowded.seconds))
     if not len(order):
-        raise NothingFeasibleError(_nearest_miss(model, target, gpus, estimate))
+        raise NothingFeasibleError(_nearest_miss(model, target, gpus, estimate, crowded))
     seconds = time.perf_counter() - start
-    return TrainingRanking(estimate, order, gpus, tokens, seconds, estimate.verdicts.counts(), reliability)
+    return TrainingRanking(estimate, order, gpus, tokens, seconds, infeasible, reliability, searched)
 
 
 def _order(estimate: TrainingEstimate) -> npt.NDArray[np.int64]:
-    """Feasible plans by step time, rounded so that equal plans are ties, then by their knobs."""
+    """Feasible plans by step time, then by their knobs."""
     found = np.flatnonzero(estimate.feasible)
-    seconds = estimate["step_s"][found]
-    digits = np.floor(np.log10(np.maximum(seconds, 1e-12)))
-    rounded = np.round(seconds / 10.0 ** (digits - 9.0))
-    keys = [estimate.grid.column(name)[found] for name in reversed(TRAINING_KNOBS)]
-    return np.asarray(found[np.lexsort((*keys, rounded, digits))], dtype=np.int64)
+    knobs = {name: estimate.grid.column(name)[found] for name in TRAINING_KNOBS}
+    return np.asarray(found[order_of(rounded_s(estimate["step_s"][found]), knobs)], dtype=np.int64)
 
 
-def _nearest_miss(model: ModelSpec, target: TrainingTarget, gpus: int, estimate: TrainingEstimate) -> str:
+def _nearest_miss(
+    model: ModelSpec, target: TrainingTarget, gpus: int, estimate: TrainingEstimate, search: Search
+) -> str:
     """Say by how much the plan that nearly fits does not."""
-    codes = estimate.verdicts.code
-    memory = codes == len(estimate.verdicts.rules)  # the rule of memory stands last
     capacity = target.device.memory_bytes
-    if not memory.any():
+    if search.nearest is None:
         return f"no plan of {gpus} x {target.device.id} trains {model.id}: {estimate.verdicts.reason(0)}"
-    need = np.where(memory, estimate["device_bytes"], np.inf)
-    best = int(np.argmin(need))
-    row = estimate.grid.row(best)
+    plan, need = search.nearest
     return (
-        f"{model.id} does not fit {gpus} x {target.device.id}: nearest is {training_plan_name(row)}, which needs"
-        f" {format_size(float(need[best]), binary=True)} of {format_size(capacity, binary=True)} per device;"
+        f"{model.id} does not fit {gpus} x {target.device.id}: nearest is {training_plan_name(plan.row(0))}, which"
+        f" needs {format_size(need, binary=True)} of {format_size(capacity, binary=True)} per device;"
         " use more devices, or a smaller microbatch, and see --stack for what software adds"
     )
 

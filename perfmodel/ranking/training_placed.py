@@ -252,4 +252,4 @@ def rank_placed_training(
         )
     seconds = time.perf_counter() - start
     context = dict(ranking.estimate.context) | {"nodes": len(cluster)}
-    return PlacedRanking(tuple(found[:top]), len(ranking.estimate), count, infeasible, seconds, context)
+    return PlacedRanking(tuple(found[:top]), ranking.searched, count, infeasible, seconds, context)

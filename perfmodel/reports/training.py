@@ -154,7 +154,7 @@ def why_not_training(ranking: TrainingRanking) -> str:
     str
         One line.
     """
-    total, lost = len(ranking.estimate), sum(ranking.infeasible.values())
+    total, lost = ranking.searched, sum(ranking.infeasible.values())
     text = f"{total:,} plans searched in {ranking.seconds:.2g} s; {100 * lost / total:.0f}% infeasible"
     reasons = [f"{name} {100 * count / total:.0f}%" for name, count in ranking.infeasible.items()]
     return text + (f": {', '.join(reasons[:4])}" if reasons else "") + "."
@@ -205,7 +205,7 @@ def training_document(ranking: TrainingRanking, top: int) -> dict[str, Any]:
             "seq": workload.seq,
             "global_batch": workload.global_batch,
             "conventions": dict(CONVENTIONS),
-            "plans_searched": len(ranking.estimate),
+            "plans_searched": ranking.searched,
             "search_seconds": ranking.seconds,
         },
     }
