@@ -77,7 +77,7 @@ def training_meshes(
     --------
     >>> meshes = training_meshes(4, global_batch=8, tensor_limit=2, layers=4, chosen={"zero": [0, 1, 2]})
     >>> [(int(mesh.tp), int(mesh.pp), mesh.size) for mesh in meshes][:3]
-    [(1, 1, 18), (1, 2, 54), (1, 4, 36)]
+    [(1, 1, 18), (1, 2, 81), (1, 4, 36)]
     """
     if gpus < 1:
         raise PlanError(f"gpus must be at least 1, not {gpus}")
