@@ -143,7 +143,7 @@ def system_of(name: str, what_if: list[str] | None, profiles: str | None) -> "Sy
     """
     from perfmodel.errors import PlanError
     from perfmodel.hardware.catalog import load_system
-    from perfmodel.hardware.what_if import changed
+    from perfmodel.hardware.what_if_flags import changed
 
     try:
         return changed(load_system(name, profiles), what_if or ())

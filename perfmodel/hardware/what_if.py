@@ -3,16 +3,15 @@
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from perfmodel.errors import PlanError, UnitError, suggest
-from perfmodel.hardware.device import Provenance
+from perfmodel.errors import PlanError, suggest
+from perfmodel.hardware.device import Device, Provenance
 from perfmodel.hardware.fabric import System, Tier
-from perfmodel.units import EXAMPLES, format_quantity, parse
+from perfmodel.units import format_quantity
 
-_FACTOR = re.compile(r"[x×*]\s*(\d+\.?\d*([eE][+-]?\d+)?|\.\d+)")
 WHAT_IF = "what-if"
 """How the source of a number that was changed begins."""
 
@@ -26,7 +25,8 @@ class Number:
     dimension : str
         Dimension of its unit, as in `perfmodel.units`.
     key : str
-        Places of the number in profile files, as a regular expression.
+        Places of the number in profile files, as a regular expression; of the tiers, "up" is the scale-up domain and
+        "out" is every tier around it.
     read : callable
         System -> value in SI units, or None where the profile has none.
     meaning : str
@@ -40,15 +40,24 @@ class Number:
 
 
 def _outer(system: System, field: str) -> float | None:
-    return float(getattr(system.tiers[1], field)) if len(system.tiers) > 1 else None
+    tiers = system.tiers[system.domain + 1 :]
+    return float(getattr(tiers[0], field)) if tiers else None
 
 
-_INNER, _OUTER = r"tier\[0\]\.", r"tier\[[1-9]\d*\]\."
+_INNER, _OUTER = r"tier\[up\]\.", r"tier\[out\]\."
 _LINKS = "(link_)?bandwidth"
 NUMBERS: Mapping[str, Number] = {
-    "peak_flops": Number("compute", r"peak\..*", lambda s: max(s.device.peak_flops.values()), "peak of every format"),
+    "peak_flops": Number(
+        "compute",
+        r"(unit\[\d+\]\.)?peak\..*|sustained\.(?!bandwidth).*",
+        lambda s: max(s.device.peak_flops.values()),
+        "peak of every format",
+    ),
     "memory_bandwidth": Number(
-        "bandwidth", r"memory\.bandwidth", lambda s: s.device.memory_bandwidth, "bandwidth of the device memory"
+        "bandwidth",
+        r"(memory|sustained|unit\[\d+\])\.bandwidth",
+        lambda s: s.device.memory_bandwidth,
+        "bandwidth of the device memory",
     ),
     "memory_capacity": Number(
         "size", r"memory\.capacity", lambda s: s.device.memory_bytes, "device memory that a framework sees"
@@ -61,13 +70,13 @@ NUMBERS: Mapping[str, Number] = {
         "bandwidth", r"chip\.host_bandwidth", lambda s: s.device.host_bandwidth, "link to the host, one way"
     ),
     "scale_up_bandwidth": Number(
-        "bandwidth", _INNER + _LINKS, lambda s: s.tiers[0].bandwidth, "bandwidth of a device inside its node"
+        "bandwidth", _INNER + _LINKS, lambda s: s.scale_up.bandwidth, "bandwidth of a device inside its node"
     ),
     "scale_up_latency": Number(
-        "time", _INNER + "latency", lambda s: s.tiers[0].latency_s, "shortest message inside a node"
+        "time", _INNER + "latency", lambda s: s.scale_up.latency_s, "shortest message inside a node"
     ),
     "scale_up_devices": Number(
-        "count", _INNER + "devices", lambda s: float(s.tiers[0].devices), "devices of a node, rack or pod"
+        "count", _INNER + "devices", lambda s: float(s.scale_up_devices), "devices of a node, rack or pod"
     ),
     "scale_out_bandwidth": Number(
         "bandwidth", _OUTER + _LINKS, lambda s: _outer(s, "bandwidth"), "bandwidth of a device between nodes"
@@ -76,10 +85,9 @@ NUMBERS: Mapping[str, Number] = {
         "time", _OUTER + "latency", lambda s: _outer(s, "latency_s"), "shortest message between nodes"
     ),
 }
-"""Numbers that can be scaled, by name. Those of the scale-out fabric scale every tier outside the innermost alike."""
+"""Numbers that can be scaled, by name. Those of scale-out scale every tier around the scale-up domain alike."""
 
 _DEVICE_FIELDS = {
-    "memory_bandwidth": "memory_bandwidth",
     "memory_capacity": "memory_bytes",
     "cache_bandwidth": "cache_bandwidth",
     "cache_capacity": "cache_bytes",
@@ -118,46 +126,72 @@ def scaled(system: System, factors: Mapping[str, float]) -> System:
     >>> faster.id, faster.device.memory_bandwidth / 1e12
     ('hgx-h100 [memory_bandwidth x2]', 6.7)
     """
-    device: dict[str, Any] = {}
-    tiers = list(system.tiers)
     applied: dict[str, float] = {}
+    changed = system
     for name, factor in factors.items():
-        value = _known(system, name)
+        value_of(system, name)
         if isinstance(factor, bool) or not isinstance(factor, int | float) or not math.isfinite(factor) or factor <= 0:
             raise PlanError(f"{name}: a factor must be a number above zero, not {factor!r}")
         if factor == 1:
             continue
         applied[name] = float(factor)
-        if name == "peak_flops":
-            device["peak_flops"] = {kind: peak * factor for kind, peak in system.device.peak_flops.items()}
-        elif name in _DEVICE_FIELDS:
-            device[_DEVICE_FIELDS[name]] = value * factor
-        elif name == "scale_up_devices":
-            tiers[0] = _resized(system, tiers[0], factor)
+        if name == "scale_up_devices":
+            changed = _resized(changed, factor)
+        elif name.startswith("scale_"):
+            tiers = tuple(_scaled_tier(tier, i - changed.domain, name, factor) for i, tier in enumerate(changed.tiers))
+            changed = dataclasses.replace(changed, tiers=tiers)
         else:
-            tiers = [_scaled_tier(tier, i, name, factor) for i, tier in enumerate(tiers)]
+            changed = dataclasses.replace(changed, device=_scaled_device(changed.device, name, factor))
     if not applied:
         return system
     # In a fixed order, so that the same hardware has the same name however it was asked for.
     applied = {name: applied[name] for name in NUMBERS if name in applied}
     label = ", ".join(f"{name} x{factor:.12g}" for name, factor in applied.items())
-    marked = dataclasses.replace(system.device, **device, provenance=_marked(system.device.provenance, applied))
+    marked = _marked(system.device.provenance, applied, system.domain)
+    device = dataclasses.replace(changed.device, provenance=marked)
     return dataclasses.replace(
-        system,
+        changed,
         id=f"{system.id} [{label}]",
         name=f"{system.name} [{label}]",
-        device=marked if device else system.device,
-        tiers=tuple(tiers),
-        provenance=_marked(system.provenance, applied),
+        device=system.device if changed.device is system.device else device,
+        provenance=_marked(system.provenance, applied, system.domain),
     )
 
 
-def _marked(rows: tuple[Provenance, ...], factors: Mapping[str, float]) -> tuple[Provenance, ...]:
+def _scaled_device(device: Device, name: str, factor: float) -> Device:
+    """Scale one number of the device, and what was measured of it in the same proportion."""
+
+    def all_of(rates: Mapping[str, float]) -> dict[str, float]:
+        return {kind: rate * factor for kind, rate in rates.items()}
+
+    if name == "peak_flops":
+        units = tuple(dataclasses.replace(unit, peak_flops=all_of(unit.peak_flops)) for unit in device.units)
+        peaks, sustained = all_of(device.peak_flops), all_of(device.sustained_flops)
+        return dataclasses.replace(device, peak_flops=peaks, sustained_flops=sustained, units=units)
+    if name == "memory_bandwidth":
+        units = tuple(
+            dataclasses.replace(unit, memory_bandwidth=unit.memory_bandwidth * factor) for unit in device.units
+        )
+        reached = None if device.sustained_bandwidth is None else device.sustained_bandwidth * factor
+        bandwidth = device.memory_bandwidth * factor
+        return dataclasses.replace(device, memory_bandwidth=bandwidth, sustained_bandwidth=reached, units=units)
+    field = _DEVICE_FIELDS[name]
+    scaled_field: dict[str, Any] = {field: getattr(device, field) * factor}
+    return dataclasses.replace(device, **scaled_field)
+
+
+def _marked(rows: tuple[Provenance, ...], factors: Mapping[str, float], domain: int) -> tuple[Provenance, ...]:
     """Say of every number that was changed what it was, and that it is derived."""
+
+    def place(match: re.Match[str]) -> str:
+        at = int(match.group(1)) - domain
+        return f"tier[{'up' if at == 0 else 'out' if at > 0 else 'in'}]"
+
     found = []
     for row in rows:
+        key = re.sub(r"^tier\[(\d+)\]", place, row.key)
         for name, factor in factors.items():
-            if re.fullmatch(NUMBERS[name].key, row.key):
+            if re.fullmatch(NUMBERS[name].key, key):
                 value = row.value * factor
                 text = f"{format_quantity(value, NUMBERS[name].dimension)} (x{factor:.6g} of {row.text})"
                 source = f"{WHAT_IF}, from {row.basis}: {row.source}"
@@ -166,7 +200,24 @@ def _marked(rows: tuple[Provenance, ...], factors: Mapping[str, float]) -> tuple
     return tuple(found)
 
 
-def _number(name: str) -> Number:
+def get_number(name: str) -> Number:
+    """Find a number of the hardware by its name.
+
+    Parameters
+    ----------
+    name : str
+        One of `NUMBERS`.
+
+    Returns
+    -------
+    Number
+        What is known about it.
+
+    Raises
+    ------
+    PlanError
+        If there is none; the message suggests the nearest.
+    """
     if name not in NUMBERS:
         near = suggest(name, NUMBERS)
         fix = f"did you mean {near!r}?" if near else f"there are {', '.join(NUMBERS)}"
@@ -174,8 +225,33 @@ def _number(name: str) -> Number:
     return NUMBERS[name]
 
 
-def _known(system: System, name: str) -> float:
-    number = _number(name)
+def value_of(system: System, name: str) -> float:
+    """Read a number of a system.
+
+    Parameters
+    ----------
+    system : System
+        The system.
+    name : str
+        One of `NUMBERS`.
+
+    Returns
+    -------
+    float
+        Its value in SI units.
+
+    Raises
+    ------
+    PlanError
+        If the name is unknown, or the system has no such number.
+
+    Examples
+    --------
+    >>> from perfmodel.hardware.catalog import load_system
+    >>> value_of(load_system("hgx-h100"), "scale_up_devices")
+    8.0
+    """
+    number = get_number(name)
     value = number.read(system)
     if value is None:
         raise PlanError(f"{system.id} has no {name} ({number.meaning}) that could be changed")
@@ -183,8 +259,8 @@ def _known(system: System, name: str) -> float:
 
 
 def _scaled_tier(tier: Tier, position: int, name: str, factor: float) -> Tier:
-    """Scale one tier if the number is its own: the innermost is scale-up, all the others are scale-out."""
-    if name.startswith("scale_up") != (position == 0):
+    """Scale one tier if the number is its own; its position counts from the scale-up domain outwards."""
+    if position < 0 or name.startswith("scale_up") != (position == 0):
         return tier
     if name.endswith("latency"):
         return dataclasses.replace(tier, latency_s=tier.latency_s * factor)
@@ -192,133 +268,18 @@ def _scaled_tier(tier: Tier, position: int, name: str, factor: float) -> Tier:
     return dataclasses.replace(tier, bandwidth=tier.bandwidth * factor, link_bandwidth=link)
 
 
-def _resized(system: System, tier: Tier, factor: float) -> Tier:
-    """Put more or fewer devices into the innermost tier; where it is the only one, the whole system grows with it."""
+def _resized(system: System, factor: float) -> System:
+    """Put more or fewer devices into the scale-up domain; where nothing is around it, the whole system grows."""
+    tier = system.scale_up
     wanted = tier.devices * factor
     devices = round(wanted)
     if abs(wanted - devices) > 1e-6 * wanted or devices < 1:
         raise PlanError(f"{system.id}: scale_up_devices x{factor:g} are {wanted:g} devices, not a whole number")
-    if tier.topology in ("ring", "torus2d", "torus3d") or (tier.topology == "mesh" and factor > 1):
+    if tier.topology not in ("switched", "fat-tree") and not (tier.topology == "mesh" and factor < 1):
         raise PlanError(f"{system.id}: devices of a {tier.topology} cannot be multiplied: every link would be another")
-    if len(system.tiers) > 1 and devices > system.tiers[1].devices:
-        raise PlanError(
-            f"{system.id}: {devices} devices in tier {tier.name!r} are more than the {system.tiers[1].devices}"
-            f" of tier {system.tiers[1].name!r} around it"
-        )
-    return dataclasses.replace(tier, devices=devices)
-
-
-def factor_of(system: System, name: str, text: str | float) -> float:
-    """Read what a number should become, as a factor on what it is.
-
-    Parameters
-    ----------
-    system : System
-        System whose number is meant.
-    name : str
-        One of `NUMBERS`.
-    text : str or number
-        A factor ("x2", or a number) or a value with its unit ("6.7 TB/s").
-
-    Returns
-    -------
-    float
-        New value over old [1].
-
-    Raises
-    ------
-    PlanError
-        If it is neither, or the system has no such number.
-
-    Examples
-    --------
-    >>> from perfmodel.hardware.catalog import load_system
-    >>> factor_of(load_system("hgx-h100"), "memory_bandwidth", "6.7TB/s")
-    2.0
-    """
-    change = read_change(name, text)
-    value = _known(system, name)
-    return change[1] if change[0] == "factor" else change[1] / value
-
-
-def read_change(name: str, text: str | float) -> tuple[str, float]:
-    """Read a change without a system: a factor, or a value in SI units.
-
-    Parameters
-    ----------
-    name : str
-        One of `NUMBERS`.
-    text : str or number
-        A factor ("x2", or a number where the number is no count) or a value with its unit.
-
-    Returns
-    -------
-    tuple of str and float
-        "factor" or "value", and which.
-
-    Raises
-    ------
-    PlanError
-        If the name is unknown or the text is neither.
-
-    Examples
-    --------
-    >>> read_change("scale_up_devices", 72), read_change("peak_flops", "x1.5")
-    (('value', 72.0), ('factor', 1.5))
-    """
-    number = _number(name)
-    how = "a factor like x2" + (f" or a value like {EXAMPLES[number.dimension]}" if name != "peak_flops" else "")
-    match = _FACTOR.fullmatch(text.strip()) if isinstance(text, str) else None
-    if match:
-        kind, value = "factor", float(match.group(1))
-    elif name == "peak_flops" or (not isinstance(text, str) and number.dimension != "count"):
-        raise PlanError(f"{name}: {text!r} is no change; write {how}")
-    else:
-        try:
-            kind, value = "value", parse(text, number.dimension)
-        except UnitError as error:
-            raise PlanError(f"{name}: {error}, or a factor like x2") from None
-    if not value > 0:
-        raise PlanError(f"{name}: {text!r} must be above zero; write {how}")
-    return kind, value
-
-
-def changed(system: System, flags: Iterable[str]) -> System:
-    """Apply changes as they are written on the command line.
-
-    Parameters
-    ----------
-    system : System
-        The system as it is.
-    flags : iterable of str
-        For instance "memory_bandwidth=x2" or "memory_capacity=192GB".
-
-    Returns
-    -------
-    System
-        The system that would be.
-
-    Raises
-    ------
-    PlanError
-        If a flag cannot be read, names a number twice, or names one that the system has not.
-
-    Examples
-    --------
-    >>> from perfmodel.hardware.catalog import load_system
-    >>> changed(load_system("hgx-h100"), ["scale_up_devices=x2"]).scale_up_devices
-    16
-    """
-    factors: dict[str, float] = {}
-    for flag in flags:
-        name, sign, text = flag.partition("=")
-        name = name.strip().replace("-", "_")
-        if not sign or not text.strip():
-            raise PlanError(f"{flag!r} is no change; write number=factor, for instance memory_bandwidth=x2")
-        if name in factors:
-            raise PlanError(f"{name} is changed twice")
-        factors[name] = factor_of(system, name, text)
-    return scaled(system, factors)
+    if system.tiers[-1] is tier:
+        return dataclasses.replace(system, tiers=(*system.tiers[:-1], dataclasses.replace(tier, devices=devices)))
+    return system.with_scale_up(devices)
 
 
 def changes(system: System) -> tuple[Provenance, ...]:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from perfmodel.errors import PlanError, StudyError, UnitError
-from perfmodel.hardware.what_if import NUMBERS, read_change
+from perfmodel.hardware.what_if import NUMBERS
+from perfmodel.hardware.what_if_flags import read_change
+from perfmodel.parallel.training_grid import NAMES, SHARES, SIZES, SWITCHES
 from perfmodel.units import parse
 
 Value: TypeAlias = str | int | float | None
@@ -48,9 +50,16 @@ SERVING: Mapping[str, Axis] = {
     "precision": Axis("text"),
     "kv": Axis("text"),
     "engine": Axis("text"),
+    "schedule": Axis("text"),
+    "chunk": Axis("count"),
+    "split": Axis("text"),
+    "collectives": Axis("text"),
     "ttft": Axis("time", "ttft_limit_s"),
     "tpot": Axis("time", "tpot_limit_s"),
     "rate": Axis("number", "rate_limit_per_s"),
+    "arrivals": Axis("text"),
+    "ttft_p99": Axis("time", "ttft_p99_limit_s"),
+    "price": Axis("number", "price_per_hour"),
     "prefix_hit": Axis("fraction"),
     "draft_tokens": Axis("integer"),
     "acceptance": Axis("fraction"),
@@ -71,11 +80,9 @@ TRAINING: Mapping[str, Axis] = {
     "stack": Axis("text"),
     "method": Axis("text"),
     "adapter_rank": Axis("number"),
-    **dict.fromkeys(("tp", "pp", "dp", "cp", "ep", "vp", "micro_batch", "zero"), _HELD),
-    "recompute": Axis("text", knob=True),
-    "schedule": Axis("text", knob=True),
-    "sequence_parallel": Axis("number", knob=True),
-    "offload_activations": Axis("fraction", knob=True),
+    **dict.fromkeys(SIZES, _HELD),
+    **{name: Axis("text", knob=True) if name in NAMES else _HELD for name in SWITCHES},
+    **{name: Axis("fraction", knob=True) for name in SHARES},
 }
 """Axes of a training study, in the order of the results' columns."""
 

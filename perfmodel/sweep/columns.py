@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from perfmodel.hardware.what_if import NUMBERS
-from perfmodel.sweep.axes import TASKS, axis_column, what_if_columns
+from perfmodel.sweep.axes import TASKS, TRAINING, axis_column, what_if_columns
 from perfmodel.sweep.study import Block
 
 _KINDS = {"text": "string", "integer": "int64", "count": "int64"}
@@ -13,10 +13,19 @@ _SERVING: Mapping[str, str] = {
     **dict.fromkeys(
         (
             "ttft_s",
+            "ttft_p50_s",
+            "ttft_p90_s",
+            "ttft_p99_s",
             "tpot_s",
+            "itl_max_s",
             "tokens_per_s_per_gpu",
+            "optimal_tokens_per_s_per_gpu",
+            "usd_per_million_tokens",
+            "energy_per_token_j",
             "input_tokens_per_s_per_gpu",
             "requests_per_s",
+            "in_flight",
+            "utilisation",
             "deployment_tokens_per_s",
             "memory_bytes",
             "memory_capacity_bytes",
@@ -36,9 +45,7 @@ _SERVING: Mapping[str, str] = {
 }
 
 _TRAINING: Mapping[str, str] = {
-    **dict.fromkeys(("tp", "pp", "dp", "cp", "ep", "vp", "micro_batch", "zero"), "int64"),
-    **dict.fromkeys(("recompute", "schedule"), "string"),
-    **dict.fromkeys(("sequence_parallel", "offload_activations"), "float64"),
+    **{name: _KINDS.get(axis.kind, "float64") for name, axis in TRAINING.items() if axis.knob},
     **dict.fromkeys(
         (
             "step_s",
@@ -71,6 +78,7 @@ PLAN_COLUMNS: Mapping[str, Mapping[str, str]] = {"serving": _SERVING, "training"
 LARGER_IS_BETTER = frozenset(
     (
         "tokens_per_s_per_gpu",
+        "optimal_tokens_per_s_per_gpu",
         "input_tokens_per_s_per_gpu",
         "requests_per_s",
         "deployment_tokens_per_s",

@@ -12,10 +12,10 @@ from perfmodel.hardware.what_if import NUMBERS
 from perfmodel.parallel.grid import KNOBS
 from perfmodel.sweep.axes import TASKS, axis_column, what_if_columns
 from perfmodel.sweep.columns import PLAN_COLUMNS
-from perfmodel.sweep.inputs import digest_of, forget, model_of, names_of, target_of
+from perfmodel.sweep.inputs import SOFTWARE, digest_of, forget, model_of, names_of, target_of
 from perfmodel.sweep.study import Point
 
-_LOAD = ("prefix_hit", "draft_tokens", "acceptance", "draft_cost", "waves")
+_LOAD = ("arrivals", "prefix_hit", "draft_tokens", "acceptance", "draft_cost", "waves")
 
 watcher: Callable[[int | None], None] | None = None
 """Called with the point that is begun, and with None when all are done, in the processes of a pool of our own."""
@@ -196,7 +196,7 @@ def ranking_of(point: Point, profiles: str | None = None, **held: Any) -> Any:
     given: dict[str, Any] = {name: value for name, value in point.values.items() if value is not None}
     given |= held
     model = model_of(str(given.pop("model")))
-    for name in ("system", "engine", "stack"):
+    for name in ("system", *SOFTWARE[point.task]):
         given.pop(name, None)
     if point.task == "training":
         return api_training.rank_training_plans(model, target, **given)

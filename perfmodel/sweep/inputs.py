@@ -14,9 +14,12 @@ import perfmodel
 from perfmodel import api
 from perfmodel.costs.formats import get_format
 from perfmodel.errors import PerfmodelError, StudyError, suggest
-from perfmodel.estimate.target import Target
-from perfmodel.estimate.training_target import TrainingTarget, training_target
-from perfmodel.hardware.what_if import factor_of, scaled
+from perfmodel.estimate.target import COLLECTIVES
+from perfmodel.estimate.training_target import training_target
+from perfmodel.hardware.catalog import load_system
+from perfmodel.hardware.engine import SCHEDULES, SPLITS
+from perfmodel.hardware.what_if import scaled
+from perfmodel.hardware.what_if_flags import factor_of
 from perfmodel.layers.training_recipe import METHODS, get_recipe
 from perfmodel.models.catalog import load_model
 from perfmodel.models.spec import ModelSpec
@@ -25,6 +28,22 @@ from perfmodel.sweep.study import Block, Point, Study
 
 _APART = ("provenance", "notes", "place", "source")
 """Fields that say where a value comes from and change no result."""
+SOFTWARE: Mapping[str, tuple[str, ...]] = {
+    "serving": ("engine", "schedule", "chunk", "split", "collectives"),
+    "training": ("stack",),
+}
+"""Axes that belong to what a plan runs on and not to the ranking."""
+_WORDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "serving": {
+        "precision": tuple(api.PRECISIONS),
+        "schedule": SCHEDULES,
+        "split": SPLITS,
+        "collectives": COLLECTIVES,
+        "arrivals": ("closed", "poisson"),
+    },
+    "training": {"method": METHODS, **NAMES},
+}
+"""Axes that take one of a few words."""
 _COMPUTING = ("costs", "estimate", "hardware", "layers", "models", "parallel", "ranking")
 
 
@@ -46,61 +65,21 @@ def model_of(name: str) -> ModelSpec:
 
 
 @lru_cache(maxsize=256)
-def serving_target(
-    system: str, engine: str | None, what_if: tuple[tuple[str, str], ...], profiles: str | None
-) -> tuple[Target, Mapping[str, float]]:
-    """Bring together what serves, once for all points that share it.
-
-    Parameters
-    ----------
-    system : str
-        Name or path.
-    engine : str, optional
-        Serving software.
-    what_if : tuple
-        Changes of the hardware, name and text.
-    profiles : str, optional
-        Directory of profiles that is searched first.
-
-    Returns
-    -------
-    tuple
-        The target, and the factor of every changed number.
-    """
-    base = api.target(system, engine or "neutral", profiles=profiles)
-    factors = {name: factor_of(base.system, name, text) for name, text in what_if}
-    return dataclasses.replace(base, system=scaled(base.system, factors)), factors
-
-
-@lru_cache(maxsize=256)
-def trainer(
-    system: str, stack: str | None, what_if: tuple[tuple[str, str], ...], profiles: str | None
-) -> tuple[TrainingTarget, Mapping[str, float]]:
-    """Bring together what trains, once for all points that share it.
-
-    Parameters
-    ----------
-    system : str
-        Name or path.
-    stack : str, optional
-        Training software.
-    what_if : tuple
-        Changes of the hardware, name and text.
-    profiles : str, optional
-        Directory of profiles that is searched first.
-
-    Returns
-    -------
-    tuple
-        The target, and the factor of every changed number.
-    """
-    base = training_target(system, stack or "neutral", profiles=profiles)
-    factors = {name: factor_of(base.system, name, text) for name, text in what_if}
-    return dataclasses.replace(base, system=scaled(base.system, factors)), factors
+def _target(
+    task: str,
+    system: str,
+    software: tuple[tuple[str, Any], ...],
+    what_if: tuple[tuple[str, str], ...],
+    profiles: str | None,
+) -> tuple[Any, Mapping[str, float]]:
+    base = load_system(system, profiles)
+    factors = {name: factor_of(base, name, text) for name, text in what_if}
+    bring = api.target if task == "serving" else training_target
+    return bring(scaled(base, factors), profiles=profiles, **dict(software)), factors
 
 
 def target_of(point: Point, profiles: str | None) -> tuple[Any, Mapping[str, float]]:
-    """What a point runs on.
+    """Bring together what a point runs on, once for all points that share it.
 
     Parameters
     ----------
@@ -114,11 +93,8 @@ def target_of(point: Point, profiles: str | None) -> tuple[Any, Mapping[str, flo
     tuple
         A `Target` or a `TrainingTarget`, and the factor of every changed number.
     """
-    load, software = (serving_target, "engine") if point.task == "serving" else (trainer, "stack")
-    name = point.values.get(software)
-    return load(
-        str(point.values["system"]), None if name is None else str(name), tuple(point.what_if.items()), profiles
-    )
+    software = tuple((name, point.values[name]) for name in SOFTWARE[point.task] if point.values.get(name) is not None)
+    return _target(point.task, str(point.values["system"]), software, tuple(point.what_if.items()), profiles)
 
 
 def names_of(point: Point) -> tuple[str, ...]:
@@ -189,7 +165,7 @@ def digest_of(name: str, profiles: str | None = None) -> str:
 
 def forget() -> None:
     """Read every file anew, because it may have changed since this process read it."""
-    for cached in (digest_of, model_of, serving_target, trainer):
+    for cached in (digest_of, model_of, _target):
         cached.cache_clear()
 
 
@@ -264,8 +240,7 @@ def inputs_of(study: Study, profiles: str | None = None) -> dict[str, str]:
 def _check_words(study: Study, block: Block) -> None:
     """Check the values of axes that take one of a few words, so that a typing error is none of the results."""
     serving = block.task == "serving"
-    words = {"method": METHODS, **NAMES} | ({"precision": tuple(api.PRECISIONS)} if serving else {})
-    for axis, known in words.items():
+    for axis, known in _WORDS[block.task].items():
         for value in block.values(axis):
             with _place(study, block, axis):
                 if value is not None and value not in known:

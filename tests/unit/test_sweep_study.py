@@ -116,6 +116,9 @@ NAMES = [
     ("serving", {"engine": "vlm"}, "serving.engine: unknown engine 'vlm'. Did you mean 'vllm'"),
     ("serving", {"precision": "fp9"}, "serving.precision: unknown precision 'fp9'; did you mean 'fp8'"),
     ("serving", {"kv": "int3"}, "serving.kv: unknown number format 'int3'"),
+    ("serving", {"schedule": "chunky"}, "serving.schedule: unknown schedule 'chunky'; did you mean 'chunked'"),
+    ("serving", {"arrivals": "at random"}, "serving.arrivals: .*choose from closed, poisson"),
+    ("serving", {"collectives": "ncl"}, "serving.collectives: .*did you mean 'nccl'"),
     ("training", {"schedule": "1f2b"}, "training.schedule: unknown schedule '1f2b'; did you mean '1f1b'"),
     ("training", {"recompute": "ful"}, "training.recompute: .*did you mean 'full'"),
     ("training", {"precision": "fp9"}, "training.precision: unknown"),
@@ -157,6 +160,8 @@ def test_digests_differ_where_results_may():
 @pytest.mark.parametrize("task", ["serving", "training"])
 def test_rows_have_the_columns_of_their_table_and_no_others(task):
     lengths = {"isl": "1k", "osl": 200} if task == "serving" else {"seq": "4Ki", "global_batch": 64, "tokens": "1T"}
+    if task == "serving":
+        lengths |= {"arrivals": "poisson", "rate": 1, "price": 2.5}
     base = {"model": "llama-3.1-8b", "system": "hgx-h100", "gpus": [8, 100_000]}
     study = make_study({task: base | lengths | {"tp": ["default", 2], "what_if": {"peak_flops": ["x1", "x2"]}}})
     block = study.blocks[0]
@@ -173,6 +178,19 @@ def test_rows_have_the_columns_of_their_table_and_no_others(task):
             assert rows[0]["peak_flops_x"] == (2.0 if index % 2 else 1.0)
         if index == 2:
             assert {row["tp"] for row in rows} == {2}
+
+
+def test_every_axis_of_serving_reaches_the_ranking():
+    point = make_study({"serving": LOAD | {"gpus": 8}}).blocks[0].point(0)
+    base = rows_of(point, front=False)[0]
+    others = {"precision": "fp8", "kv": "fp8", "engine": "trtllm", "schedule": "chunked", "tp": 8, "concurrency": 3}
+    others |= {"ttft": "90ms", "tpot": "10ms", "rate": 60, "prefix_hit": "50%", "draft_tokens": 1}
+    for name, value in others.items():
+        study = make_study({"serving": LOAD | {"gpus": 8, name: value}})
+        row = rows_of(study.blocks[0].point(0), front=False)[0]
+        same = ("tp", "pp", "concurrency", "ttft_s", "tpot_s")
+        assert name == "rate" or any(row.get(column) != base[column] for column in same), name
+    assert rows_of(make_study({"serving": LOAD | {"rate": 10_000}}).blocks[0].point(0))[0]["feasible"] is False
 
 
 def test_a_number_that_a_machine_does_not_have_is_a_reason():

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 import perfmodel as pm
 from perfmodel.errors import PlanError
 from perfmodel.hardware.catalog import list_systems, load_system
-from perfmodel.hardware.what_if import NUMBERS, changed, changes, factor_of, read_change, scaled
+from perfmodel.hardware.fabric import System, Tier
+from perfmodel.hardware.what_if import NUMBERS, changes, scaled
+from perfmodel.hardware.what_if_flags import changed, factor_of, read_change
 from perfmodel.parallel.grid import plans
 from perfmodel.reports.what_if import what_if_lines
 
@@ -56,6 +58,41 @@ def test_every_outer_tier_and_every_link_is_scaled():
     assert [tier.bandwidth for tier in outer[1:]] == [3 * tier.bandwidth for tier in system.tiers[1:]]
     assert [tier.latency_s for tier in outer[1:]] == [tier.latency_s / 2 for tier in system.tiers[1:]]
     assert outer[0] == system.tiers[0]
+
+
+@pytest.mark.parametrize("name", list_systems())
+def test_a_kernel_reaches_the_same_share_of_what_was_changed(name):
+    system = load_system(name)
+    plan = plans(tp=1, concurrency=1)
+    everything = {number: 2.0 for number in RATES if NUMBERS[number].read(system) is not None}
+    base, double = (
+        pm.predict("llama-3.1-8b", pm.target(on), plan, isl=1000, osl=200)
+        for on in (system, scaled(system, everything))
+    )
+    assert double["decode_lower_s"][0] == pytest.approx(base["decode_lower_s"][0] / 2)
+    if system.device.sustained_bandwidth:
+        # What was measured goes along, or the faster memory would only be used to a smaller share.
+        assert double["decode_memory_s"][0] < 0.52 * base["decode_memory_s"][0]
+
+
+def test_what_was_measured_and_other_processors_go_along():
+    system = load_system("mi300x-8")
+    device = scaled(system, {"memory_bandwidth": 2.0, "peak_flops": 3.0}).device
+    assert device.sustained_bandwidth == 2 * system.device.sustained_bandwidth
+    assert device.sustained_flops["bf16"] == 3 * system.device.sustained_flops["bf16"]
+    system = load_system("duplex-8")
+    (before,), (after,) = system.device.units, scaled(system, {"memory_bandwidth": 2.0, "peak_flops": 3.0}).device.units
+    assert after.memory_bandwidth == 2 * before.memory_bandwidth
+    assert after.peak_flops["bf16"] == 3 * before.peak_flops["bf16"]
+
+
+def test_scale_up_is_the_domain_and_not_the_dies_inside_it():
+    inner = Tier("package", 2, 1e12, 1e-7, "switched")
+    system = System("x", "X", H100.device, (inner, *H100.tiers), domain=1)
+    other = scaled(system, {"scale_up_bandwidth": 2.0, "scale_out_bandwidth": 3.0, "scale_up_devices": 2.0})
+    assert [tier.bandwidth for tier in other.tiers] == [1e12, 900e9, 150e9]
+    assert [tier.devices for tier in other.tiers] == [2, 16, 65536]
+    assert scaled(system, {"scale_up_devices": 0.25}).scale_up_devices == 2
 
 
 def test_nothing_changed_is_the_same_system_and_order_does_not_matter():
@@ -128,7 +165,7 @@ BAD = [
     ("memory_bandwidth=0TB/s", "above zero"),
     ("memory_bandwidth=x1e999", "above zero"),
     ("scale_up_devices=x1.3", "not a whole number"),
-    ("scale_up_devices=1M", "more than the 65536"),
+    ("scale_up_devices=1M", "can have 1 to 65536 devices per node"),
     ("peak_flops=2PFLOP/s", "write a factor like x2$"),
 ]
 
