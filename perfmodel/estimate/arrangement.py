@@ -8,10 +8,10 @@ from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.balance import busiest_rank
 from perfmodel.costs.formats import get_format
 from perfmodel.hardware.engine import Engine
-from perfmodel.layers.base import Layer, Shard, Step
+from perfmodel.layers.base import Layer, Shard, Step, share
 from perfmodel.layers.latent import LatentAttention
 from perfmodel.layers.moe import MixtureOfExperts
-from perfmodel.layers.operators import Attention, Collective, Experts, Operator, Pass
+from perfmodel.layers.operators import Attention, Collective, Experts, Gemm, Operator, Pass
 
 _TRANSFER_BYTES = 2.0
 
@@ -107,6 +107,10 @@ def _experts(operators: tuple[Operator, ...], engine: Engine, step: Step, shard:
             out.append(replace(op, payload=as_floats(op.payload) * topk / found.topk, exchange=moved))
         elif op.name.startswith("shared expert"):
             out.append(replace(op, count=op.count * (1.0 - extra)))
+        elif op.name == "router":
+            # Scores in 32 bits are read and the chosen experts written.
+            scores = as_floats(step.rows(shard)) * (4.0 * found.experts + 8.0 * topk)
+            out += [op, Pass("router top-k", scores)]
         else:
             out.append(op)
     return tuple(out)
@@ -127,12 +131,18 @@ def _regrouped(
     rows = as_floats(step.rows(shard))
     compressed = float(latent.query_rank + latent.kv_rank + latent.qk_rope_dim)
     every = np.where(ranks > 1, rows * ranks * compressed * _TRANSFER_BYTES, 0.0)
-    heads = np.where(ranks > 1, rows * (latent.heads * latent.v_head_dim * _TRANSFER_BYTES), 0.0)
+    outputs = np.where(ranks > 1, rows * (latent.heads * latent.v_head_dim * _TRANSFER_BYTES), 0.0)
     out: list[Operator] = []
     for op in operators:
-        if isinstance(op, Attention):
-            out.append(Collective("compressed vectors to every rank", "all_gather", every, "dp"))
-        out.append(op)
-        if isinstance(op, Attention):
-            out.append(Collective("heads back to their tokens", "all_to_all", heads, "dp"))
+        if isinstance(op, Gemm) and op.name in ("query up projection", "latent expansion"):
+            if not any(isinstance(each, Collective) and each.kind == "all_gather" for each in out):
+                out.append(Collective("compressed vectors to every rank", "all_gather", every, "dp"))
+            # Every rank has all tokens now, for its own heads alone.
+            out.append(replace(op, tokens=op.tokens * ranks, out_features=share(op.out_features, ranks)))
+        elif isinstance(op, Attention):
+            heads, kv_heads = share(op.heads, ranks), share(op.kv_heads, ranks)
+            out.append(replace(op, batch=op.batch * ranks, heads=heads, kv_heads=kv_heads))
+            out.append(Collective("heads back to their tokens", "all_to_all", outputs, "dp"))
+        else:
+            out.append(op)
     return tuple(out)

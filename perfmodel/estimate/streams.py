@@ -323,4 +323,5 @@ def _layers_s(mine: _Sums, other: _Sums, layers: float, streams: Streams, share:
     shared: Floats = as_floats(0.0)
     if share == 1.0:
         shared = (mine.seconds("attention", "experts") + other.seconds("attention", "experts")) / layers
+        shared = shared + 2.0 * streams.exchange_s
     return alternating_streams(mine.seconds() / layers, other.seconds() / layers, layers, shared_s=shared)

@@ -27,12 +27,15 @@ class Streams:
         Whether a layer is four phases, in each of which one microbatch computes and the other one's tokens travel.
     least_tokens : float
         Tokens of a microbatch on one device below which a step stays whole.
+    exchange_s : float
+        Time that a dispatch or a combine takes of cores that both streams use, for sending and receiving [s].
     """
 
     first: tuple[str, ...] = ("attention",)
     first_cores: tuple[float, ...] = (1.0,)
     paired: bool = False
     least_tokens: float = 1.0
+    exchange_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

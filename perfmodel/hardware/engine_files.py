@@ -47,10 +47,11 @@ class _Streams(BaseModel):
     first_cores: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(1.0,), min_length=1)
     paired: bool = False
     least_tokens: int = Field(default=1, ge=1)
+    exchange: str = "0 s"
     source: str = Field(min_length=1)
 
     def streams(self) -> Streams:
-        return Streams(self.first, self.first_cores, self.paired, self.least_tokens)
+        return Streams(self.first, self.first_cores, self.paired, self.least_tokens, parse(self.exchange, "time"))
 
 
 class _Split(BaseModel):
