@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from perfmodel.arrays import Floats, as_floats
+from perfmodel.costs.balance import busiest_rank
 from perfmodel.costs.overlap import decomposed_exchange, host_stream
 from perfmodel.costs.training_kernels import launched_time
 from perfmodel.estimate.training_kernels import Kernels
@@ -132,8 +133,13 @@ def block_time(
     if any(product.experts for product in work.products):
         ahead_kernels = ahead_kernels + stack.router_kernels
         back_kernels = back_kernels + ROUTER_BACKWARD * stack.router_kernels
-    for product in work.products:
+    for each in work.products:
+        product = each
         if product.experts:
+            # The others wait for the rank whose experts were picked most.
+            places = as_floats(product.groups) * grid.ep
+            busiest = busiest_rank(grid.ep, places, slot_spread=stack.expert_spread)
+            product = replace(product, tokens=product.tokens * busiest)
             ahead_kernels = ahead_kernels + stack.expert_kernels * as_floats(product.groups)
             back_kernels = back_kernels + 1.5 * stack.expert_kernels * as_floats(product.groups)
         ahead, inputs, weights = kernels.product(product)

@@ -45,6 +45,9 @@ class Stack:
     router_kernels : float
         Kernels that a layer with experts has besides: routing, its loss, counting and permuting tokens, forward; two
         thirds as many backward.
+    expert_spread : float
+        Standard deviation, over its mean, of the load of one expert in one microbatch of all its ranks; 0 where routing
+        is balanced by force [1].
     dropout : bool
         Whether dropout masks are made, kept and applied.
     fused_loss : bool
@@ -82,6 +85,7 @@ class Stack:
     grouped_experts: bool = True
     expert_kernels: float = 0.0
     router_kernels: float = 0.0
+    expert_spread: float = 0.0
     dropout: bool = False
     fused_loss: bool = True
     gradient_bytes: float = 4.0

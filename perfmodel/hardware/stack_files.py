@@ -51,6 +51,7 @@ class _StackFile(BaseModel):
     backward_kernels: _Value | None = None
     expert_kernels: _Value | None = None
     router_kernels: _Value | None = None
+    expert_spread: _Value | None = None
     gradient_bytes: _Value | None = None
     wgrad_bytes: _Value | None = None
     hidden_tp: _Value | None = None
@@ -69,6 +70,7 @@ _NUMBERS: dict[str, tuple[str, str, float, float]] = {
     "backward_kernels": ("backward_kernels", "count", 0.0, 1e4),
     "expert_kernels": ("expert_kernels", "count", 0.0, 1e3),
     "router_kernels": ("router_kernels", "count", 0.0, 1e3),
+    "expert_spread": ("expert_spread", "number", 0.0, 10.0),
     "gradient_bytes": ("gradient_bytes", "size", 1.0, 8.0),
     "wgrad_bytes": ("wgrad_bytes", "size", 1.0, 16.0),
     "hidden_tp": ("hidden_tp", "fraction", 0.0, 1.0),
