@@ -19,7 +19,8 @@ _NAMES: dict[str, dict[str, Any]] = {}  # what the snippets of each page have de
 class Run(SphinxDirective):
     """Show a snippet (``python`` or ``console``) and, below it, what it wrote when the page was built.
 
-    Python snippets of one page share their names. ``:exit:`` is the exit code that a command must end with.
+    Python snippets of one page share their names. ``:exit:`` is the exit code that a command must end with, and with
+    ``:markdown:`` what a snippet wrote is part of the page instead of shown.
     """
 
     has_content = True
@@ -28,6 +29,7 @@ class Run(SphinxDirective):
         "exit": directives.nonnegative_int,
         "columns": directives.positive_int,
         "hide": directives.flag,
+        "markdown": directives.flag,
     }
 
     def run(self) -> list[nodes.Node]:
@@ -45,6 +47,8 @@ class Run(SphinxDirective):
         except SnippetError as error:
             path, line = self.get_source_info()
             raise ExtensionError(f"{path}:{line}: a snippet failed\n{error}") from error
+        if "markdown" in self.options:
+            return self.parse_text_to_nodes(output)
         shown = [] if "hide" in self.options else [nodes.literal_block(code, code, language=language)]
         return [*shown, *([nodes.literal_block(output, output, language="text")] if output else [])]
 

@@ -152,7 +152,7 @@ def stack_toml(result: FittedStack, source: str) -> str:
     lines += [f"{name} = {str(getattr(stack, name)).lower()}" for name in switches]
     written = {field: key for field, (key, *_) in CONSTANTS.items()}
     counts = ("forward_kernels", "backward_kernels", "expert_kernels", "router_kernels")
-    written |= {name: name for name in ("blend", *counts)}
+    written |= {name: name for name in ("blend", "expert_spread", *counts)}
     written |= {name: name for name in ("gradient_bytes", "wgrad_bytes", "hidden_tp", "hidden_ep", "framework_bytes")}
     for field, key in written.items():
         value = getattr(stack, field)

@@ -158,24 +158,30 @@ def compile_model(model: ModelSpec, target: Target, precision: Precision) -> Com
     Compiled
         What `step_times` needs.
     """
-    return _compile(_Same(model), _Same(target), precision)
+    return _compile(Same(model), Same(target), precision)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Same:
-    """Key of a cache: the object itself, whatever it is equal to."""
+class Same:
+    """Key of a cache: the object itself, whatever it is equal to.
+
+    Parameters
+    ----------
+    held : object
+        The object, which the cache keeps alive.
+    """
 
     held: Any
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.held is other.held
+        return isinstance(other, Same) and self.held is other.held
 
     def __hash__(self) -> int:
         return id(self.held)
 
 
-@lru_cache(maxsize=16)
-def _compile(model: _Same, target: _Same, precision: Precision) -> Compiled:
+@lru_cache(maxsize=64)
+def _compile(model: Same, target: Same, precision: Precision) -> Compiled:
     spec, on = model.held, target.held
     count: dict[Layer, float] = {spec.embedding: 1.0}
     for block, repeat in spec.blocks:

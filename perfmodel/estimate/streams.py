@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.streams import alternating_streams, paired_phases
+from perfmodel.estimate.compiled import Same
 from perfmodel.estimate.target import Target
 from perfmodel.hardware.engine import Streams
 from perfmodel.layers.base import Shard, Step
@@ -95,8 +97,12 @@ def with_cores(target: Target, share: float) -> Target:
     Target
         The same machine with fewer cores.
     """
-    if share == 1.0:
-        return target
+    return target if share == 1.0 else _with_fewer_cores(Same(target), share)
+
+
+@lru_cache(maxsize=64)
+def _with_fewer_cores(key: Same, share: float) -> Target:
+    target: Target = key.held
     device = target.device
     fewer = replace(
         device,

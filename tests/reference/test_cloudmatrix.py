@@ -1,0 +1,113 @@
+"""CloudMatrix384 and H800 serving DeepSeek-R1, and the training of DeepSeek-V3, against what was published.
+
+Sources: Zuo et al. 2025, arXiv:2506.12708 (tables 1, 3 to 5, 7 to 10, section 5.4); DeepSeek-V3 technical report 2024,
+arXiv:2412.19437 (table 1); DeepSeek open-infra-index, day 6. Coefficients come from tables 1 and 8 to 10, from
+datasheets and from other machines; none was fitted to a row of this file.
+"""
+
+import numpy as np
+import pytest
+
+import supernode as study
+from perfmodel.costs.tile_rounds import tile_rounds_gemm
+from perfmodel.hardware.kernel_files import load_kernel_table
+
+# Ranks, dispatch and combine in microseconds, 128 tokens per rank (table 7).
+EXCHANGE = [(8, 116, 118), (16, 131, 132), (32, 133, 146), (64, 141, 150), (128, 152, 150), (256, 152, 149)]
+
+# Requests per NPU, tokens in and out, milliseconds per output token (table 5).
+DECODE = [
+    (128, 1024, 1024, 46.8),
+    (112, 2048, 256, 47.4),
+    (96, 4096, 256, 49.4),
+    (24, 4096, 256, 24.6),
+    (8, 4096, 256, 14.9),
+]
+
+# Groups of a grouped INT8 product, rows of each, columns, depth, % of the peak (table 10).
+PRODUCTS = [
+    (4, 7168, 4096, 4096, 79.4),
+    (4, 2048, 7168, 4096, 77.4),
+    (4, 7168, 4096, 8192, 82.7),
+    (4, 2048, 7168, 8192, 81.1),
+    (8, 7168, 4096, 4096, 79.6),
+    (8, 2048, 7168, 4096, 77.9),
+]
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    return load_kernel_table("ascend-910c", "ascend")
+
+
+def test_the_coefficients_are_those_of_the_microbenchmarks(kernels):
+    for kind in ("dispatch", "combine"):
+        for mode in ("low_latency", "normal"):
+            found = kernels.find(kind, engine="cann", kernel=mode).coefficients
+            # Table 1, writes from NPU to NPU: 1.3 and 2.1 us, 137 and 135 GB/s inside a node and between nodes.
+            assert (found["near_latency_s"], found["far_latency_s"]) == (1.3e-6, 2.1e-6)
+            assert (found["near_bandwidth"], found["far_bandwidth"]) == (137e9, 135e9)
+    attention = kernels.find("decode_mla", "bf16", kv_format="bf16", engine="cann").coefficients
+    assert attention["compute_efficiency"] == 0.654  # table 8
+    assert attention["memory_efficiency"] == pytest.approx(1346 / 1600, abs=1e-3)  # table 9
+
+
+@pytest.mark.parametrize(("groups", "rows", "columns", "depth", "percent"), PRODUCTS)
+def test_the_products_that_were_calibrated_with(kernels, groups, rows, columns, depth, percent):
+    found = dict(kernels.find("gemm", "int8", engine="cann").coefficients) | {"launch_s": 0.0}
+    rates = {"peak_flops": 752e12, "memory_bandwidth": 1.6e12, "cores": 24}
+    t = tile_rounds_gemm(groups * rows, columns, depth, weight_bytes=1, activation_bytes=1, **rates, **found)
+    assert 100 * 2 * groups * rows * columns * depth / 752e12 / float(t) == pytest.approx(percent, rel=0.01)
+
+
+def test_dispatch_and_combine_among_8_to_256_dies():
+    rows = study.exchange_rows()
+    measured = [each[1] for each in EXCHANGE] + [each[2] for each in EXCHANGE]
+    assert [row.published for row in rows] == measured
+    assert study.mape(rows) < 0.15
+    assert max(abs(row.error) for row in rows) < 0.20
+
+
+@pytest.mark.parametrize(("requests", "isl", "osl", "milliseconds"), DECODE)
+def test_time_per_output_token(requests, isl, osl, milliseconds):
+    assert study.token_s(requests, isl, osl) * 1e3 == pytest.approx(milliseconds, rel=0.12)
+
+
+@pytest.mark.parametrize(("spread", "published"), [(0.0, 6688), (None, 5655)])
+def test_prefill_with_perfect_and_with_real_balance(spread, published):
+    on = study.supernode() if spread is None else study.supernode(prefill_spread=spread)
+    assert 16384 / study.prefill_s(on) == pytest.approx(published, rel=0.12)
+
+
+def test_one_layer_of_a_decode_step_and_the_division_of_its_cores():
+    for queries, microseconds in ((1.0, 874), (2.0, 1260)):
+        assert float(study.decode_step(96, 4096.0, queries).seconds) / 61 * 1e6 == pytest.approx(microseconds, rel=0.12)
+    streams = study.decode_step(96, 4096.0).streams
+    # Section 4.2.3: 16 of 24 cores for attention, and about 600 us of each microbatch on either stream.
+    assert float(streams.share) * 24 == pytest.approx(16, abs=0.1)
+    for seconds in (streams.first_s, streams.second_s):
+        assert float(seconds) / 58 * 1e6 == pytest.approx(600, rel=0.12)
+
+
+def test_gains_of_microbatches_in_prefill_and_of_drafting():
+    balanced = {"prefill_spread": 0.0}
+    whole, both = (study.prefill_s(study.supernode(**balanced, **more)) for more in ({"prefill_streams": None}, {}))
+    assert 0.20 < whole / both - 1 < 0.35  # 23 to 31 %
+    gains = [study.token_s(n, 4096, 256, drafted=0) / study.token_s(n, 4096, 256) - 1 for n in (96, 48, 24, 8)]
+    assert min(gains) > 0.05  # 6 to 49 %, larger for small batches
+    assert max(gains) < 0.50
+    assert np.argmax(gains) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "published", "bar"),
+    [
+        ("prefill profile, EP32, 16 Ki tokens", 7839, 0.15),
+        ("decode profile, EP128, 128 requests", 2325, 0.15),
+        ("training on 2,048", 1543.2, 0.12),
+    ],
+)
+def test_deepseek_on_h800(name, published, bar):
+    row = next(row for row in study.hopper_rows() if row.name == name)
+    assert row.published == published
+    assert row.predicted == pytest.approx(published, rel=bar)
