@@ -197,7 +197,7 @@ def hosted(step: StepTime, host_s: Floats) -> StepTime:
     more = host - columns["host_s"]
     columns |= {name: columns[name] + more for name in ("seconds", "upper_s")} | {"host_s": host}
     columns["bound"] = np.argmax(np.stack([columns[f"{name}_s"] for name in RESOURCES]), axis=0).astype(np.float64)
-    return StepTime(columns, np.arange(host.size).reshape(step.where.shape), step.lines)
+    return StepTime(columns, np.arange(host.size).reshape(step.where.shape), step.lines, step.streams)
 
 
 def launched_ahead(step: StepTime) -> StepTime:

@@ -203,18 +203,21 @@ def overlapped_streams(
     for block, layers in busy.items():
         both = both + _layers_s(mine.of(block), other.of(block), layers, streams, share)
     a, b = mine.seconds(), other.seconds()
-    rest = whole.seconds - serial.seconds()
+    # What is not a layer with experts, with nothing of it hidden: other layers, hops between stages, and the host.
+    rest = whole.upper_s - serial.seconds()
+    outside = _Sums(whole, (line for line in whole.lines if line.block not in busy))
+    left = outside.by_resource()
+    left[2] = left[2] + rest - outside.seconds() - whole.over_plans("host_s")
+    left[4] = whole.over_plans("host_s")
     seconds = np.where(cut, rest + both, whole.seconds)
     one_by_one = rest + MICROBATCHES * (a + b)
     # Resources in the proportion in which the busier stream uses them.
     leads = a >= b
     charged = [
-        np.where(cut, part - was + np.where(leads, x / np.maximum(a, _TINY), y / np.maximum(b, _TINY)) * both, part)
-        for part, was, x, y in zip(
-            whole.parts, serial.by_resource(), mine.by_resource(), other.by_resource(), strict=True
-        )
+        np.where(cut, was + np.where(leads, x / np.maximum(a, _TINY), y / np.maximum(b, _TINY)) * both, part)
+        for part, was, x, y in zip(whole.parts, left, mine.by_resource(), other.by_resource(), strict=True)
     ]
-    columns = {
+    columns = {name: whole.over_plans(name) for name in whole.columns} | {
         "seconds": seconds,
         **{f"{name}_s": np.maximum(part, 0.0) for name, part in zip(whole.resources, charged, strict=True)},
         "lower_s": whole.lower_s,

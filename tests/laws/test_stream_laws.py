@@ -127,6 +127,16 @@ def test_a_step_on_streams_is_within_its_bounds_for_every_plan(supernode):
             assert float(one.seconds[0]) == pytest.approx(float(found.seconds[i]))
 
 
+@pytest.mark.parametrize("decode", [True, False])
+def test_parts_add_up_with_shared_experts_pipeline_stages_and_host(decode):
+    model, on = load_model("deepseek-v3"), target("hgx-h800", "deepseek")
+    grid = plans(dp=32, pp=[1, 2], ep=32, concurrency=1e4)
+    step = Step(np.array([64.0, 100.0]), 1.0 if decode else 512.0, 2048.0, decode=decode)
+    found = step_time(model, on, grid, step, precision_of(model))
+    assert np.sum(found.parts, axis=0) == pytest.approx(found.seconds, rel=1e-9)
+    assert (found.seconds <= found.upper_s * SLACK).all()
+
+
 def test_what_is_too_small_stays_whole_and_no_engine_of_one_stream_changes(supernode):
     model, on, precision = supernode
     whole = replace(on, engine=replace(on.engine, decode_streams=None))
