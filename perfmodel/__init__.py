@@ -4,11 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from perfmodel.api import compare as compare
     from perfmodel.api import precision_of as precision_of
     from perfmodel.api import predict as predict
     from perfmodel.api import rank as rank
     from perfmodel.api import target as target
+    from perfmodel.api_compare import compare as compare
     from perfmodel.costs.registry import FORMULAS as FORMULAS
     from perfmodel.errors import NothingFeasibleError as NothingFeasibleError
     from perfmodel.errors import PerfmodelError as PerfmodelError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from perfmodel.parallel.grid import PlanGrid as PlanGrid
     from perfmodel.parallel.grid import plans as plans
     from perfmodel.ranking.compare import Comparison as Comparison
-    from perfmodel.ranking.serving import Limits as Limits
+    from perfmodel.ranking.limits import Limits as Limits
     from perfmodel.ranking.serving import Ranking as Ranking
     from perfmodel.sweep.read import open_sweep as open_sweep
     from perfmodel.sweep.run import run_sweep as run_sweep
@@ -33,14 +33,14 @@ _HOMES = {
     "Comparison": "perfmodel.ranking.compare",
     "Estimate": "perfmodel.estimate.result",
     "FORMULAS": "perfmodel.costs.registry",
-    "Limits": "perfmodel.ranking.serving",
+    "Limits": "perfmodel.ranking.limits",
     "NothingFeasibleError": "perfmodel.errors",
     "PerfmodelError": "perfmodel.errors",
     "PlanGrid": "perfmodel.parallel.grid",
     "Precision": "perfmodel.layers.precision",
     "Ranking": "perfmodel.ranking.serving",
     "Workload": "perfmodel.estimate.workload",
-    "compare": "perfmodel.api",
+    "compare": "perfmodel.api_compare",
     "load_device": "perfmodel.hardware.catalog",
     "load_model": "perfmodel.models.catalog",
     "load_system": "perfmodel.hardware.catalog",

@@ -8,10 +8,9 @@ import numpy.typing as npt
 
 from perfmodel.arrays import as_floats
 from perfmodel.costs.formats import get_format
-from perfmodel.errors import NothingFeasibleError, PlanError, UnitError
+from perfmodel.errors import PlanError
 from perfmodel.estimate.kernel_checks import load_kernels
 from perfmodel.estimate.open_loop import at_rate
-from perfmodel.estimate.pools import Link
 from perfmodel.estimate.result import Estimate
 from perfmodel.estimate.serving import predict_serving
 from perfmodel.estimate.sustained import at_sustained_rates
@@ -25,9 +24,8 @@ from perfmodel.layers.precision import Precision
 from perfmodel.models.catalog import checkpoint_precision, load_model
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import PlanGrid
-from perfmodel.ranking.compare import Comparison
-from perfmodel.ranking.separate import rank_separate
-from perfmodel.ranking.serving import Limits, Ranking, rank_serving
+from perfmodel.ranking.limits import Limits
+from perfmodel.ranking.serving import Ranking, rank_serving
 from perfmodel.units import parse
 
 PRECISIONS: Mapping[str, str] = {
@@ -114,7 +112,7 @@ def target(
             raise PlanError(f"expert_skew must lie between 0 and 4, not {expert_skew:g}")
         software = replace(software, expert_skew=float(expert_skew))
     if chunk is not None:
-        tokens = _tokens(chunk)
+        tokens = tokens_of(chunk)
         if not 1 <= tokens < float("inf"):
             raise PlanError(f"a chunk needs at least 1 token, not {chunk}")
         software = replace(software, chunk_tokens=tokens)
@@ -167,7 +165,19 @@ def precision_of(
     return chosen.with_kv(kv) if kv else chosen
 
 
-def _tokens(value: float | str) -> float:
+def tokens_of(value: float | str) -> float:
+    """Read a number of tokens.
+
+    Parameters
+    ----------
+    value : float or str
+        For instance 4096, "4k" or "4Ki".
+
+    Returns
+    -------
+    float
+        Tokens.
+    """
     return parse(value, "count") if isinstance(value, str) else float(value)
 
 
@@ -225,16 +235,32 @@ def predict(
     """
     spec = load_model(model) if isinstance(model, str) else model
     on = system if isinstance(system, Target) else target(system, engine)
-    workload = Workload(_tokens(isl), _tokens(osl), **(load or {}))
+    workload = Workload(tokens_of(isl), tokens_of(osl), **(load or {}))
     formats = precision_of(spec, precision, kv, on)
     if rate is None:
         return predict_serving(spec, on, plan, workload, formats)
     return at_rate(lambda grid, asked: predict_serving(spec, on, grid, asked, formats), plan, workload, as_floats(rate))
 
 
-def _limits(
+def limits_of(
     ttft: float | str | None, tpot: float | str | None, rate: float, ttft_p99: float | str | None = None
 ) -> Limits:
+    """Read latency limits, and the rate that must be sustained.
+
+    Parameters
+    ----------
+    ttft, tpot : float or str, optional
+        In seconds or with a unit; None for no limit.
+    rate : float
+        Requests per second.
+    ttft_p99 : float or str, optional
+        For 99 requests in 100, like the others.
+
+    Returns
+    -------
+    Limits
+        In seconds.
+    """
     seconds = {
         name: parse(value, "time") if isinstance(value, str) else float(value)
         for name, value in (("ttft_s", ttft), ("tpot_s", tpot), ("ttft_p99_s", ttft_p99))
@@ -314,173 +340,34 @@ def rank(
         spec,
         on,
         gpus,
-        Workload(_tokens(isl), _tokens(osl), **(load or {})),
+        Workload(tokens_of(isl), tokens_of(osl), **(load or {})),
         precision_of(spec, precision, kv, on),
-        _limits(ttft, tpot, rate, ttft_p99),
-        price=_price(price),
+        limits_of(ttft, tpot, rate, ttft_p99),
+        price=price_of(price),
         chosen={k: int(v) for k, v in chosen.items() if v is not None},
     )
 
 
-def _price(price: float | None) -> float:
+def price_of(price: float | None) -> float:
+    """Check the price of a GPU-hour.
+
+    Parameters
+    ----------
+    price : float, optional
+        US dollars; None where none is reckoned with [USD/h].
+
+    Returns
+    -------
+    float
+        The price, NaN for none [USD/h].
+
+    Raises
+    ------
+    PlanError
+        If it is not above zero.
+    """
     if price is None:
         return float("nan")
     if not 0 < price < float("inf"):
         raise PlanError(f"the price of a GPU-hour must be above zero, not {price:g}")
     return float(price)
-
-
-def link_of(system: System, text: str | None = None, *, layerwise: bool = False) -> Link:
-    """Link that a prompt's cache crosses between separate workers.
-
-    Parameters
-    ----------
-    system : System
-        System of the prefill workers.
-    text : str, optional
-        Name of one of its tiers, or a rate such as "200Gbit/s"; the outermost tier by default.
-    layerwise : bool
-        Whether each layer's cache is sent while the next layer is computed.
-
-    Returns
-    -------
-    Link
-        The link.
-
-    Raises
-    ------
-    PlanError
-        If it is neither a tier nor a rate.
-
-    Examples
-    --------
-    >>> link_of(load_system("hgx-h100"), "200Gbit/s").bandwidth
-    25000000000.0
-    """
-    tiers = {tier.name: tier for tier in system.tiers}
-    tier = tiers.get(text or "", system.tiers[-1])
-    if text is None or text in tiers:
-        return Link(tier.name, tier.bandwidth / tier.oversubscription, tier.latency_s, layerwise)
-    try:
-        bandwidth = parse(text, "bandwidth")
-    except UnitError:
-        raise PlanError(
-            f"unknown link {text!r}: {system.id} has {', '.join(tiers)}; or give a rate such as 200Gbit/s"
-        ) from None
-    if not bandwidth > 0:
-        raise PlanError(f"a link needs a rate above zero, not {text}")
-    return Link(f"a link of {text}", bandwidth, tier.latency_s, layerwise)
-
-
-def compare(
-    model: ModelSpec | str,
-    system: System | Target | str,
-    *,
-    gpus: int,
-    isl: float | str,
-    osl: float | str,
-    prefill_system: System | Target | str | None = None,
-    link: str | None = None,
-    layerwise: bool = False,
-    together: bool = True,
-    by: str = "gpu",
-    price: float | None = None,
-    prefill_price: float | None = None,
-    ttft: float | str | None = None,
-    tpot: float | str | None = None,
-    rate: float = 0.0,
-    precision: str | None = None,
-    kv: str | None = None,
-    engine: str = "neutral",
-    load: Mapping[str, Any] | None = None,
-    **chosen: Any,
-) -> Comparison:
-    """Rank deployments with separate prefill and decode workers beside those whose workers do both.
-
-    Parameters
-    ----------
-    model : ModelSpec or str
-        Model, or its name or the path of a config.json.
-    system : System, Target or str
-        What runs the decode workers, and the workers that do both.
-    gpus : int
-        Devices of the deployment, both kinds of workers together.
-    isl, osl : float or str
-        Input and output tokens.
-    prefill_system : System, Target or str, optional
-        What runs the prefill workers, where that is another system.
-    link : str, optional
-        What the cache crosses: a tier of the prefill system, or a rate; the outermost tier by default.
-    layerwise : bool
-        Whether the cache is sent layer by layer during the prompt, and not at once after it.
-    together : bool
-        Whether plans whose workers do both are ranked too.
-    by : str
-        What tokens are ranked per: "gpu", "cost" (needs prices) or "energy" (devices at their power limit).
-    price, prefill_price : float, optional
-        US dollars for one device and hour, and for one of the prefill system where that is another one [USD/h].
-    ttft, tpot : float or str, optional
-        Limits, in seconds or with a unit ("50ms").
-    rate : float
-        Requests per second that must be sustained.
-    precision : str, optional
-        Weight format; the checkpoint's by default.
-    kv : str, optional
-        KV-cache format.
-    engine : str
-        Engine profile, where systems are not `Target`.
-    load : mapping, optional
-        Further fields of the `Workload`.
-    **chosen
-        Knobs of every worker held at one value: tp, pp, dp, ep, moe_tp.
-
-    Returns
-    -------
-    Comparison
-        Deployments of both kinds in one order.
-
-    Raises
-    ------
-    NothingFeasibleError
-        If neither kind fits and meets the limits.
-
-    Examples
-    --------
-    >>> compare("llama-3.1-8b", "hgx-h100", gpus=4, isl="4k", osl=256, tpot="20ms").rows(1)[0]["gpus"]
-    4
-    """
-    spec = load_model(model) if isinstance(model, str) else model
-    on = system if isinstance(system, Target) else target(system, engine)
-    first = on
-    if prefill_system is not None:
-        first = prefill_system if isinstance(prefill_system, Target) else target(prefill_system, engine)
-    workload = Workload(_tokens(isl), _tokens(osl), **(load or {}))
-    held = {k: int(v) for k, v in chosen.items() if v is not None}
-    limits, formats = _limits(ttft, tpot, rate), precision_of(spec, precision, kv, on)
-    paid = _price(price)
-    both: dict[str, Any] = {"together": None, "separate": None}
-    missing = []
-    try:
-        both["separate"] = rank_separate(
-            spec,
-            first,
-            on,
-            gpus,
-            workload,
-            formats,
-            limits,
-            link=link_of(first.system, link, layerwise=layerwise),
-            prices=(paid if prefill_price is None and prefill_system is None else _price(prefill_price), paid),
-            by=by,
-            chosen=held,
-        )
-    except NothingFeasibleError as error:
-        missing.append(f"Separate workers: {error}")
-    if together:
-        try:
-            both["together"] = rank_serving(spec, on, gpus, workload, formats, limits, price=paid, chosen=held)
-        except NothingFeasibleError as error:
-            missing.append(f"Common workers: {error}")
-    if not any(both.values()):
-        raise NothingFeasibleError(missing[-1].split(": ", 1)[1])
-    return Comparison(both["together"], both["separate"], tuple(missing), by)

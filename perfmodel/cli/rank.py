@@ -94,7 +94,7 @@ def serving(
     profiles: options.Profiles = None,
 ) -> None:
     """Rank every split that fits by output tokens per second and GPU, within latency limits."""
-    from perfmodel import api
+    from perfmodel import api, api_compare
     from perfmodel.errors import PlanError
     from perfmodel.models.catalog import load_model
     from perfmodel.reports import compare
@@ -142,7 +142,7 @@ def serving(
             raise PlanError("--ttft-p99 needs --workers together")
         if pareto or concurrency is not None:
             raise PlanError("--pareto and --concurrency need --workers together")
-        comparison = api.compare(
+        comparison = api_compare.compare(
             spec,
             on,
             **asked,

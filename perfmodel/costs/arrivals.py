@@ -141,13 +141,19 @@ def poisson_rate(decode_s: Floats, prefill_s: Floats, requests: Floats, output_t
     >>> round(float(rate), 4), round(float(1 + rate * 1000 * poisson_tpot(0.02, 0.1, rate, 1001)), 6)
     (1.9984, 51.0)
     """
-    shape = np.broadcast(*map(as_floats, (decode_s, prefill_s, requests, output_tokens))).shape
-    low, high = np.zeros(shape), np.broadcast_to(1.0 / as_floats(prefill_s), shape)
+    # Little's law times 2 (1 - rho)^2 is a cubic in rho, far cheaper to evaluate than what it came from.
+    decode, prompt = as_floats(decode_s), as_floats(prefill_s)
+    others = 2.0 * (as_floats(requests) - 1.0) * prompt
+    steady = 2.0 * (as_floats(output_tokens) - 1.0) * decode
+    shape = np.broadcast(others, steady).shape
+    low, high = np.zeros(shape), np.ones(shape)
     for _ in range(_HALVINGS):
-        rate = (low + high) / 2.0
-        seen = 1.0 + rate * (as_floats(output_tokens) - 1.0) * poisson_tpot(decode_s, prefill_s, rate, output_tokens)
-        low, high = np.where(seen < requests, rate, low), np.where(seen < requests, high, rate)
-    return low[()]
+        load = (low + high) / 2.0
+        left = 1.0 - load
+        needed = load * (steady * left + load * (load * prompt + left * (2.0 * prompt - decode)))
+        below = needed < others * left * left
+        low, high = np.where(below, load, low), np.where(below, high, load)
+    return (low / prompt)[()]
 
 
 @formula(

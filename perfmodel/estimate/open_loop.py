@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +33,7 @@ def open_loop(
     riding_s: Floats,
     seen: Floats,
     streaming: Callable[[Floats], Floats],
-) -> dict[str, npt.NDArray[np.float64]]:
+) -> tuple[dict[str, npt.NDArray[np.float64]], dict[str, Callable[[], npt.NDArray[np.float64]]]]:
     """Latencies and rates of one attention-data-parallel rank under Poisson arrivals.
 
     Parameters
@@ -54,9 +55,9 @@ def open_loop(
 
     Returns
     -------
-    dict
-        ttft_s and its quantiles, tpot_s, rate (requests per second of the rank), in_flight (mean number, waiting ones
-        included) and prefill_busy (share of the time spent on prompts).
+    tuple of dict
+        ttft_s, tpot_s, rate (requests per second of the rank), in_flight (mean number, waiting ones included) and
+        prefill_busy (share of the time spent on prompts); and what gives each of `QUANTILES` when it is asked for.
     """
     osl = as_floats(workload.osl)
     given = as_floats(workload.rate)
@@ -78,9 +79,13 @@ def open_loop(
         "in_flight": rate * (ttft + (osl - 1.0) * tpot),
         "prefill_busy": np.minimum(rate * service_s, 1.0),
     }
-    for name, quantile in QUANTILES.items():
-        out[name] = prompt_s + poisson_wait_quantile(service_s, rate, decode_s, busy=busy, quantile=quantile)
-    return out
+
+    def within(quantile: float) -> npt.NDArray[np.float64]:
+        wait = poisson_wait_quantile(service_s, rate, decode_s, busy=busy, quantile=quantile)
+        return as_floats(prompt_s + wait)
+
+    # Kept once computed: rows of a ranking ask for them one by one.
+    return out, {name: cache(partial(within, quantile)) for name, quantile in QUANTILES.items()}
 
 
 def at_rate(

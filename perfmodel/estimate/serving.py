@@ -1,6 +1,8 @@
 """Serving: TTFT, TPOT, throughput and memory of replicas under a closed loop of requests, for every plan."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -283,10 +285,11 @@ def _predict(
     steps = serving_steps(model, target, grid, workload, precision)
     engine = target.engine
     more: dict[str, npt.NDArray[np.float64]] = {}
+    quantiles: dict[str, Callable[[], npt.NDArray[np.float64]]] = {}
     further: dict[str, Column] = {"prompt_s": steps.prompt_s, "itl_max_s": steps.decode.seconds + steps.shared_s}
     if workload.arrivals == "poisson":
         decode_s = decode_token_s(model, grid, workload, steps)
-        more = open_loop(
+        more, quantiles = open_loop(
             workload,
             decode_s=decode_s,
             prompt_s=steps.prompt_s + engine.request_s,
@@ -306,6 +309,7 @@ def _predict(
     latencies: dict[str, Floats] = {"ttft": ttft, "tpot": tpot, "rate": rate, **more}
     if hidden.any():
         latencies = {name: np.where(hidden, np.nan, value) for name, value in latencies.items()}
+    further |= {name: partial(_shown, hidden, within) for name, within in quantiles.items()}
     further |= {
         "cache_keep_s": retention_break_even(steps.marginal_s, steps.footprint.requests),
         # Nothing arrives where a request sees no other.
@@ -322,6 +326,10 @@ def _predict(
     full = grid.concurrency + grid.dp > steps.footprint.requests * grid.dp
     bound = np.where(full, np.float64(BOUNDS.index("capacity")), steps.decode.over_plans("bound"))
     return Columns([shape], [columns | further | {"bound": bound}]), verdicts
+
+
+def _shown(hidden: npt.NDArray[np.bool_], within: Callable[[], Floats]) -> npt.NDArray[np.float64]:
+    return np.where(hidden, np.nan, within())
 
 
 def closed_loop_latencies(

@@ -9,33 +9,26 @@ import numpy as np
 import numpy.typing as npt
 
 from perfmodel.arrays import as_floats
-from perfmodel.costs.economy import optimal_throughput, token_energy, token_price
+from perfmodel.costs.economy import optimal_throughput
 from perfmodel.errors import NothingFeasibleError, PlanError
-from perfmodel.estimate.disaggregated import first_token, hand_over
-from perfmodel.estimate.footprint import serving_footprint
-from perfmodel.estimate.pools import Link, Prompts, Tokens, outermost, prompt_work, token_work
+from perfmodel.estimate.pools import Link, Prompts, Tokens, outermost
 from perfmodel.estimate.result import BOUNDS
 from perfmodel.estimate.serving import arithmetic_peak
-from perfmodel.estimate.serving_rules import serving_rules
 from perfmodel.estimate.step import RESOURCES
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.workload import Workload
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
-from perfmodel.parallel.grid import KNOBS, PlanGrid, concurrency_ladder, plans, serving_splits
+from perfmodel.parallel.grid import PlanGrid
 from perfmodel.parallel.rules import Rule, judge
-from perfmodel.ranking.pareto import pareto_front
-from perfmodel.ranking.serving import MOST_REQUESTS, Limits, plan_name
+from perfmodel.ranking.limits import Limits, plan_name
+from perfmodel.ranking.separate_mesh import balance, deployment_rules, economy
+from perfmodel.ranking.separate_pools import SPLIT, decode_pool, prefill_pool, worker_splits
 from perfmodel.ranking.ties import fewer_stages_first
 from perfmodel.units import format_time
 
-SPLIT = tuple(name for name in KNOBS if name != "concurrency")
-
 RANKED_BY = {"gpu": "tokens_per_s_per_gpu", "cost": "usd_per_million_tokens", "energy": "energy_per_token_j"}
 """What deployments can be ranked by, and the column that says it."""
-
-AROUND_BALANCE = (0.0, 1.0, 2.0)
-"""Prefill workers tried, beyond the whole number below the point where both pools are busy all the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,14 +197,14 @@ def rank_separate(
     if workload.host_hit:
         raise PlanError("a cache in host memory is predicted for common workers only")
     chosen = {k: v for k, v in (chosen or {}).items() if k != "concurrency"}
-    splits = _worker_splits(model, gpus - 1, chosen)
+    splits = worker_splits(model, gpus - 1, chosen)
     link = link or outermost(prefill)
-    pool, prompts = _prefill_pool(model, prefill, splits, workload, precision)
-    grid, tokens, rules = _decode_pool(model, decode, splits, workload, precision, limits)
-    mesh = _balance(model, pool, prompts, grid, tokens, workload, gpus, link)
-    every = (*rules, *_deployment_rules(mesh, limits))
+    pool, prompts = prefill_pool(model, prefill, splits, workload, precision)
+    grid, tokens, rules = decode_pool(model, decode, splits, workload, precision, limits)
+    mesh = balance(model, pool, prompts, grid, tokens, workload, gpus, link)
+    every = (*rules, *deployment_rules(mesh, limits))
     verdicts = judge(mesh["ttft_s"].shape, every)
-    mesh |= _economy(mesh, pool, grid, prices, (prefill.device.power_w, decode.device.power_w))
+    mesh |= economy(mesh, pool, grid, prices, (prefill.device.power_w, decode.device.power_w))
     value = mesh[RANKED_BY[by]] if by == "gpu" else 1.0 / mesh[RANKED_BY[by]]
     rate = np.where(verdicts.feasible.reshape(mesh["ttft_s"].shape), value, -np.inf)
     # One entry per decode split: the best prefill split, concurrency and number of workers for it.
@@ -244,194 +237,6 @@ def rank_separate(
         rate.size,
         time.perf_counter() - start,
         verdicts.counts(),
-    )
-
-
-def _worker_splits(model: ModelSpec, most: int, chosen: Mapping[str, int]) -> PlanGrid:
-    """Splits of one worker: those of the largest power of two, and those of the whole number of devices."""
-    sizes = model.divisors()
-    tables = []
-    for devices in sorted({2 ** int(np.log2(most)), most}):
-        try:
-            grid = serving_splits(
-                devices,
-                tensor_limit=sizes.get("heads", devices),
-                layers=model.layers,
-                experts=sizes.get("experts", 0),
-                chosen=chosen,
-            )
-        except PlanError:
-            continue
-        tables.append(np.stack([grid.column(name) for name in SPLIT]))
-    if not tables:
-        held = ", ".join(f"{k}={v}" for k, v in chosen.items())
-        raise PlanError(f"no worker of at most {most} devices has {held}")
-    table = np.unique(np.concatenate(tables, axis=1), axis=1)
-    return plans(**dict(zip(SPLIT, table, strict=True)))
-
-
-def _prefill_pool(
-    model: ModelSpec, target: Target, splits: PlanGrid, workload: Workload, precision: Precision
-) -> tuple[PlanGrid, Prompts]:
-    """Prefill workers worth having: none is beaten in latency, devices per prompt rate and size at once."""
-    grid = plans(**{name: getattr(splits, name) for name in SPLIT}, concurrency=splits.dp)
-    footprint = serving_footprint(
-        model,
-        target,
-        grid,
-        precision,
-        context=as_floats(workload.isl),
-        requests=as_floats(1.0),
-        step_tokens=np.minimum(as_floats(workload.new_tokens), target.engine.step_tokens),
-    )
-    verdicts = judge(grid.shape, serving_rules(model, target, grid, footprint))
-    if not verdicts.feasible.any():
-        reason, _ = next(iter(verdicts.counts().items()))
-        raise NothingFeasibleError(
-            f"no prefill worker of at most {int(grid.devices.max())} GPUs fits: {reason}. Ask for more GPUs."
-        )
-    prompts = prompt_work(model, target, grid, workload, precision)
-    seconds, rate = (np.broadcast_to(as_floats(v), grid.shape) for v in (prompts.step.seconds, prompts.rate))
-    known = np.where(verdicts.feasible, 1.0, np.nan)
-    kept = pareto_front(seconds * known, grid.devices / rate, grid.devices)
-    few = grid.take(kept)
-    return few, prompt_work(model, target, few, workload, precision)
-
-
-def _decode_pool(
-    model: ModelSpec,
-    target: Target,
-    splits: PlanGrid,
-    workload: Workload,
-    precision: Precision,
-    limits: Limits,
-) -> tuple[PlanGrid, Tokens, tuple[Rule, ...]]:
-    """Decode workers at every concurrency, and what rules them out."""
-    room = serving_footprint(
-        model,
-        target,
-        splits,
-        precision,
-        context=workload.stored_tokens + target.engine.reserved_output * as_floats(workload.osl),
-        requests=as_floats(1.0),
-        step_tokens=as_floats(1.0),
-    )
-    most = np.max(np.broadcast_to(as_floats(room.requests) * splits.dp, splits.shape))
-    ladder = concurrency_ladder(int(np.clip(most, 1.0, MOST_REQUESTS)))
-    grid = plans(**{name: getattr(splits, name)[:, None] for name in SPLIT}, concurrency=ladder)
-    tokens = token_work(model, target, grid, workload, precision, per_rank=np.ceil(grid.concurrency / grid.dp))
-    token_s = np.broadcast_to(tokens.token_s, grid.shape)
-    full = np.broadcast_to(grid.concurrency > as_floats(tokens.places) * grid.dp, grid.shape)
-    late = (
-        Rule("KV cache exceeds memory", full, lambda _: "the KV cache exceeds memory"),
-        Rule(
-            f"TPOT above {format_time(limits.tpot_s)}" if np.isfinite(limits.tpot_s) else "TPOT",
-            token_s > limits.tpot_s,
-            lambda _: f"TPOT is above {format_time(limits.tpot_s)}",
-        ),
-    )
-    rules = (*serving_rules(model, target, grid, tokens.footprint), *late)
-    # On the mesh of deployments: prefill split, decode split, concurrency, number of workers.
-    shape = grid.shape
-    spread = tuple(
-        Rule(rule.category, np.broadcast_to(rule.broken, shape)[None, :, :, None], rule.describe) for rule in rules
-    )
-    return grid, tokens, spread
-
-
-def _balance(
-    model: ModelSpec,
-    pool: PlanGrid,
-    prompts: Prompts,
-    grid: PlanGrid,
-    tokens: Tokens,
-    workload: Workload,
-    gpus: int,
-    link: Link,
-) -> dict[str, npt.NDArray[np.float64]]:
-    """Latency and rate of every deployment, an array over prefill split, decode split, concurrency, workers."""
-
-    def first(values: object) -> npt.NDArray[np.float64]:
-        return np.broadcast_to(as_floats(values), pool.shape)[:, None, None, None]
-
-    def second(values: object) -> npt.NDArray[np.float64]:
-        return np.broadcast_to(as_floats(values), grid.shape)[None, :, :, None]
-
-    osl = as_floats(workload.osl)
-    prompt_s, one_rate, small = first(prompts.step.seconds), first(prompts.rate), first(pool.devices)
-    token_s, each, large = second(tokens.token_s), second(grid.concurrency), second(grid.devices)
-    moved = np.maximum(first(prompts.sent_bytes), second(tokens.received_bytes)[:, :, :1])
-    transfer_s = as_floats(hand_over(model, prompt_s, moved, link))
-    asked = each / (prompt_s + transfer_s + osl * token_s)  # prompts per second that one decode worker can take
-    balanced = gpus * asked / (large * one_rate + small * asked)
-    prefill_workers = np.maximum(np.floor(balanced), 1.0) + np.array(AROUND_BALANCE)
-    decode_workers = np.floor((gpus - prefill_workers * small) / large)
-    enough = decode_workers >= 1
-    decode_workers = np.maximum(decode_workers, 1.0)
-    requests = decode_workers * each
-    per_rank = np.ceil(each / second(grid.dp))
-    ttft = first_token(
-        workload,
-        prompt_s=prompt_s,
-        transfer_s=transfer_s,
-        token_s=token_s,
-        stream_s=second(tokens.stream_s),
-        rate=prefill_workers * one_rate,
-        requests=requests,
-        per_rank=per_rank,
-        places=np.maximum(second(tokens.places), per_rank),
-    )
-    rate = requests / (as_floats(ttft) + (osl - 1.0) * token_s)
-    out = {
-        "ttft_s": ttft,
-        "tpot_s": token_s,
-        "transfer_s": transfer_s,
-        "requests_per_s": rate,
-        "tokens_per_s": rate * osl,
-        "tokens_per_s_per_gpu": rate * osl / gpus,
-        "input_tokens_per_s_per_gpu": rate * workload.isl / gpus,
-        "prefill_busy": np.minimum(rate / (prefill_workers * one_rate), 1.0),
-        "concurrency": requests,
-        "gpus": prefill_workers * small + decode_workers * large,
-        "prefill_workers": prefill_workers,
-        "decode_workers": decode_workers,
-        "enough": enough,
-    }
-    shape = np.broadcast_shapes(*(as_floats(values).shape for values in out.values()))
-    return {name: np.broadcast_to(as_floats(values), shape) for name, values in out.items()}
-
-
-def _economy(
-    mesh: Mapping[str, npt.NDArray[np.float64]],
-    pool: PlanGrid,
-    grid: PlanGrid,
-    prices: tuple[float, float],
-    powers: tuple[float | None, float | None],
-) -> dict[str, npt.NDArray[np.float64]]:
-    """Price and energy of a token: what the devices of each kind cost together, those in use only."""
-    prompts = mesh["prefill_workers"] * np.broadcast_to(pool.devices, pool.shape)[:, None, None, None]
-    tokens = mesh["decode_workers"] * np.broadcast_to(grid.devices, grid.shape)[None, :, :, None]
-    hourly = prompts * prices[0] + tokens * prices[1]
-    watts = prompts * (powers[0] or np.nan) + tokens * (powers[1] or np.nan)
-    return {
-        "usd_per_million_tokens": 1e6 * as_floats(token_price(1.0, hourly, mesh["tokens_per_s"])),
-        "energy_per_token_j": as_floats(token_energy(1.0, watts, mesh["tokens_per_s"])),
-    }
-
-
-def _deployment_rules(mesh: Mapping[str, npt.NDArray[np.float64]], limits: Limits) -> tuple[Rule, ...]:
-    return (
-        Rule("too few GPUs for one worker of each kind", mesh["enough"] < 1, lambda _: "too few GPUs"),
-        Rule(
-            f"TTFT above {format_time(limits.ttft_s)}" if np.isfinite(limits.ttft_s) else "TTFT",
-            mesh["ttft_s"] > limits.ttft_s,
-            lambda i: f"TTFT {format_time(float(mesh['ttft_s'].ravel()[i]))} is above {format_time(limits.ttft_s)}",
-        ),
-        Rule(
-            f"fewer than {limits.rate:g} requests/s",
-            mesh["requests_per_s"] < limits.rate,
-            lambda i: f"{mesh['requests_per_s'].ravel()[i]:.3g} requests/s are fewer than {limits.rate:g}",
-        ),
     )
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from perfmodel.costs.economy import token_price
-from perfmodel.costs.formats import get_format
 from perfmodel.errors import NothingFeasibleError, PlanError
 from perfmodel.estimate.open_loop import SPARE_DEVIATIONS
 from perfmodel.estimate.result import Estimate
@@ -21,43 +20,12 @@ from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import KNOBS, PlanGrid, concurrency_ladder, plans, serving_splits
 from perfmodel.parallel.rules import Rule
 from perfmodel.ranking.collectives import collectives_of
+from perfmodel.ranking.limits import Limits
+from perfmodel.ranking.nearest import nearest_miss
 from perfmodel.ranking.pareto import pareto_front
+from perfmodel.ranking.separate_pools import MOST_REQUESTS
 from perfmodel.ranking.ties import fewer_stages_first
-from perfmodel.units import format_size, format_time
-
-MOST_REQUESTS = 8192
-"""Largest concurrency of one replica that is searched."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a plan must deliver.
-
-    Parameters
-    ----------
-    ttft_s : float
-        Longest mean time to first token [s].
-    tpot_s : float
-        Longest mean time per output token after the first [s].
-    rate : float
-        Requests per second that all replicas together must sustain [1/s].
-    ttft_p99_s : float
-        Longest time to first token of 99 requests in 100, under Poisson arrivals [s].
-    """
-
-    ttft_s: float = np.inf
-    tpot_s: float = np.inf
-    rate: float = 0.0
-    ttft_p99_s: float = np.inf
-
-    def __post_init__(self) -> None:
-        for name in ("ttft_s", "tpot_s", "ttft_p99_s"):
-            if not getattr(self, name) > 0:
-                raise PlanError(f"{name} must be above zero, not {getattr(self, name):g}")
-        if self.rate < 0:
-            raise PlanError(f"rate must not be negative, not {self.rate:g}")
-        if not np.isfinite(self.rate):
-            raise PlanError(f"rate must be a number of requests per second, not {self.rate:g}")
+from perfmodel.units import format_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +271,7 @@ def _limit_rules(estimate: Estimate, limits: Limits, gpus: int) -> tuple[Rule, .
     if "in_flight" in estimate.columns:
         # A Poisson number of requests swings about its mean; the cache holds them 99 % of the time.
         concurrency = np.ceil(concurrency + SPARE_DEVIATIONS * np.sqrt(concurrency))
-    late = estimate.columns.get("ttft_p99_s", np.zeros(len(estimate)))
+    late = estimate["ttft_p99_s"] if np.isfinite(limits.ttft_p99_s) else np.zeros(len(estimate))
     room = estimate["capacity_requests"]
     return (
         Rule(
@@ -351,124 +319,3 @@ def _best_of_each_split(estimate: Estimate, splits: int) -> npt.NDArray[np.int64
     order = positions[np.lexsort((*ties, -estimate["tokens_per_s_per_gpu"][positions]))]
     order = order[fewer_stages_first(estimate["tokens_per_s_per_gpu"][order], estimate.grid.column("pp")[order])]
     return np.asarray(order, dtype=np.int64)
-
-
-def nearest_miss(
-    model: ModelSpec,
-    target: Target,
-    gpus: int,
-    workload: Workload,
-    precision: Precision,
-    limits: Limits,
-    estimate: Estimate,
-) -> str:
-    """Say why nothing is feasible and what would be.
-
-    Parameters
-    ----------
-    model, target, gpus, workload, precision, limits
-        The request, as in `rank_serving`.
-    estimate : Estimate
-        Every plan that was searched.
-
-    Returns
-    -------
-    str
-        One line with the nearest miss and the smallest change that mends it, where one was found.
-    """
-    code = estimate.verdicts.code
-    names = {i + 1: rule.category for i, rule in enumerate(estimate.verdicts.rules)}
-    categories = {names[int(c)] for c in np.unique(code)}
-    late = [c for c in categories if c.startswith(("TPOT", "TTFT", "fewer than"))]
-    if late:
-        reached = code >= min(i for i, name in names.items() if name in late)
-        replicas = gpus / np.broadcast_to(estimate.grid.devices, estimate.grid.shape).ravel()
-        excess = np.zeros(len(estimate))
-        late_of = (("tpot_s", limits.tpot_s), ("ttft_s", limits.ttft_s), ("ttft_p99_s", limits.ttft_p99_s))
-        for column, limit in (pair for pair in late_of if pair[0] in estimate.columns):
-            excess = np.maximum(excess, estimate[column] / limit)
-        if limits.rate:
-            excess = np.maximum(excess, limits.rate / (estimate["requests_per_s"] * replicas))
-        i = int(np.argmin(np.where(reached, excess, np.inf)))
-        row = estimate.row(i)
-        return (
-            f"nothing meets the limits. Nearest: {plan_name(row)} at {row['concurrency']}"
-            f" request{'s' if row['concurrency'] != 1 else ''} with"
-            f" TTFT {format_time(row['ttft_s'])}, TPOT {format_time(row['tpot_s'])}: {row['reason']}."
-        )
-    crowded = np.array([names[int(c)] == "KV cache exceeds memory" if c else False for c in code])
-    if crowded.any():
-        i = int(np.argmax(np.where(crowded, estimate["capacity_requests"], -np.inf)))
-        row = estimate.row(i)
-        return (
-            f"nothing fits: {row['reason']} at best ({plan_name(row)}, {precision.linear})."
-            " Ask for fewer requests, or for more GPUs in a replica."
-        )
-    if any(c.startswith(("weights exceed", "no request fits")) for c in categories):
-        least = np.where(np.isfinite(estimate["weights_bytes"]), estimate["weights_bytes"], np.inf)
-        i = int(np.argmin(np.where(code > 0, least, np.inf)))
-        row = estimate.row(i)
-        capacity = target.device.memory_bytes
-        message = (
-            f"nothing fits: {row['reason']} at best ({plan_name(row)}, {precision.linear}); weights need"
-            f" {format_size(row['weights_bytes'], binary=True)} per GPU, one {target.device.id} holds"
-            f" {format_size(capacity, binary=True)}."
-        )
-        return f"{message} {_way_out(model, target, gpus, workload, precision)}"
-    most = next(iter(estimate.verdicts.counts().items()))
-    i = int(np.argmax(code > 0))
-    return f"nothing is feasible: {most[0]} ({estimate.verdicts.reason(i)})."
-
-
-def _way_out(model: ModelSpec, target: Target, gpus: int, workload: Workload, precision: Precision) -> str:
-    """Smallest number of devices on which the model fits as it is, and with smaller weights where that needs fewer."""
-    found = _enough_gpus(model, target, gpus, workload, precision)
-    ways = [f"{found} GPUs"] if found else []
-    for weights, name in (("fp8", "fp8"), ("int4_wo", "int4")):
-        if get_format(weights).weight_bytes < get_format(precision.linear).weight_bytes:
-            fewer = _enough_gpus(model, target, gpus, workload, Precision.uniform(weights, precision.kv))
-            if fewer and (found is None or fewer < found):
-                ways.append(f"--precision {name} on {fewer}")
-                found = fewer
-    return f"Nearest: {', or '.join(ways)}." if ways else "No number of these GPUs that the system connects is enough."
-
-
-def _enough_gpus(model: ModelSpec, target: Target, gpus: int, workload: Workload, precision: Precision) -> int | None:
-    """Smallest of the device count and its doublings on which anything fits."""
-    count = gpus
-    while count <= min(target.system.max_devices, 64 * gpus):
-        sizes = model.divisors()
-        splits = serving_splits(
-            count, tensor_limit=sizes.get("heads", count), layers=model.layers, experts=sizes.get("experts", 0)
-        )
-        if predict_serving(model, target, splits, workload, precision).feasible.any():
-            return count
-        count *= 2
-    return None
-
-
-def plan_name(row: Mapping[str, object]) -> str:
-    """Write a split in the field's short form.
-
-    Parameters
-    ----------
-    row : mapping
-        Knobs of a plan.
-
-    Returns
-    -------
-    str
-        For instance "TP8 PP2" or "TP1 DP8 EP8".
-
-    Examples
-    --------
-    >>> plan_name({"tp": 4, "pp": 1, "dp": 2, "cp": 1, "ep": 8, "moe_tp": 1})
-    'TP4 DP2 EP8'
-    """
-    parts = [f"TP{row['tp']}"]
-    parts += [f"{label}{row[key]}" for key, label in (("pp", "PP"), ("dp", "DP"), ("cp", "CP")) if row[key] != 1]
-    if row["ep"] != 1:
-        parts.append(f"EP{row['ep']}")
-        if row["moe_tp"] != 1:
-            parts.append(f"ETP{row['moe_tp']}")
-    return " ".join(parts)

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from perfmodel.ranking.compare import Comparison
+from perfmodel.ranking.limits import plan_name
 from perfmodel.ranking.separate import RANKED_BY, pool_plan
-from perfmodel.ranking.serving import plan_name
 from perfmodel.reports.words import BOUND_WORDS, bound_text, economy_line, latency_remark, three_digits
 from perfmodel.units import format_bandwidth, format_time
 

@@ -24,7 +24,7 @@ from perfmodel.layers.operators import Attention, Collective, Experts, Gemm, Ope
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import PlanGrid
-from perfmodel.ranking.serving import plan_name
+from perfmodel.ranking.limits import plan_name
 from perfmodel.units import format_size, format_time
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from perfmodel.estimate.step import RESOURCES
-from perfmodel.ranking.serving import Ranking, plan_name
+from perfmodel.ranking.limits import plan_name
+from perfmodel.ranking.serving import Ranking
 from perfmodel.ranking.ties import NEAR_TIE
 from perfmodel.reports.words import BOUND_WORDS, bound_text, economy_line, latency_remark, share, three_digits
 from perfmodel.units import format_size, format_time

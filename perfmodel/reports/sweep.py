@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from perfmodel.hardware.what_if import NUMBERS
-from perfmodel.ranking.serving import plan_name
+from perfmodel.ranking.limits import plan_name
 from perfmodel.ranking.training import training_plan_name
 from perfmodel.reports.tables import plain_table
 from perfmodel.units import format_quantity, format_size, format_time

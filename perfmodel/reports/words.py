@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from perfmodel.estimate.step import RESOURCES
-from perfmodel.ranking.serving import Limits
+from perfmodel.ranking.limits import Limits
 
 BOUND_WORDS = {
     "compute": "arithmetic",

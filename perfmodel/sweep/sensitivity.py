@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from perfmodel.errors import NothingFeasibleError, PlanError, SweepError, suggest
 from perfmodel.hardware.what_if import NUMBERS, scaled
-from perfmodel.ranking.serving import plan_name
+from perfmodel.ranking.limits import plan_name
 from perfmodel.ranking.training import training_plan_name
 from perfmodel.sweep.axes import TASKS, axis_column
 from perfmodel.sweep.evaluate import changed_numbers, ranking_of

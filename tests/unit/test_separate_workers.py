@@ -10,14 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import perfmodel as pm
-from perfmodel.api import link_of, precision_of
+from perfmodel.api import precision_of
+from perfmodel.api_compare import link_of
 from perfmodel.cli.main import main
 from perfmodel.costs.collectives import point_to_point
 from perfmodel.costs.handoff import layerwise_transfer
 from perfmodel.errors import NothingFeasibleError, PlanError
 from perfmodel.estimate.disaggregated import predict_disaggregated
 from perfmodel.estimate.pools import Pool
-from perfmodel.ranking.separate import SPLIT, rank_separate
+from perfmodel.ranking.separate import rank_separate
+from perfmodel.ranking.separate_pools import SPLIT
 from perfmodel.ranking.ties import NEAR_TIE, fewer_stages_first
 
 MODEL = pm.load_model("llama-3.1-8b")
