@@ -26,6 +26,7 @@ def train(
     stack: str = "neutral",
     method: str = "full",
     adapter_rank: float = 16.0,
+    adapters: float = 1.0,
 ) -> TrainingEstimate:
     """Predict step time and peak memory of one training plan or of many.
 
@@ -49,6 +50,8 @@ def train(
         full, lora (adapters beside frozen weights) or forward (zeroth order).
     adapter_rank : float
         Rank of the adapters.
+    adapters : float
+        Adapters that are trained in one batch.
 
     Returns
     -------
@@ -67,7 +70,7 @@ def train(
     on = system if isinstance(system, TrainingTarget) else training_target(system, stack)
     tokens = parse(seq, "count") if isinstance(seq, str) else float(seq)
     return predict_training(
-        spec, on, plan, TrainingWorkload(tokens, global_batch), get_recipe(precision, method, adapter_rank)
+        spec, on, plan, TrainingWorkload(tokens, global_batch), get_recipe(precision, method, adapter_rank, adapters)
     )
 
 
@@ -83,6 +86,7 @@ def rank_training_plans(
     stack: str = "neutral",
     method: str = "full",
     adapter_rank: float = 16.0,
+    adapters: float = 1.0,
     reliability: Reliability | None = None,
     **chosen: Any,
 ) -> TrainingRanking:
@@ -110,6 +114,8 @@ def rank_training_plans(
         full, lora or forward.
     adapter_rank : float
         Rank of the adapters.
+    adapters : float
+        Adapters that are trained in one batch.
     reliability : Reliability, optional
         Interruptions to be paid for.
     **chosen
@@ -142,7 +148,7 @@ def rank_training_plans(
         on,
         gpus,
         TrainingWorkload(count(seq), count(global_batch)),
-        get_recipe(precision, method, adapter_rank),
+        get_recipe(precision, method, adapter_rank, adapters),
         tokens=count(tokens),
         chosen={k: v for k, v in chosen.items() if v is not None},
         reliability=reliability,
@@ -160,6 +166,7 @@ def rank_on_cluster(
     stack: str = "neutral",
     method: str = "full",
     adapter_rank: float = 16.0,
+    adapters: float = 1.0,
     top: int = 10,
     **chosen: Any,
 ) -> PlacedRanking:
@@ -185,6 +192,8 @@ def rank_on_cluster(
         full, lora or forward.
     adapter_rank : float
         Rank of the adapters.
+    adapters : float
+        Adapters that are trained in one batch.
     top : int
         Plans wanted.
     **chosen
@@ -216,7 +225,7 @@ def rank_on_cluster(
         on,
         cluster,
         TrainingWorkload(tokens, sequences),
-        get_recipe(precision, method, adapter_rank),
+        get_recipe(precision, method, adapter_rank, adapters),
         top=top,
         chosen={k: v for k, v in chosen.items() if v is not None},
     )

@@ -11,15 +11,19 @@ import pandas as pd
 from scipy.optimize import least_squares
 
 from perfmodel.errors import CalibrationError
+from perfmodel.hardware.catalog import load_device
 from perfmodel.hardware.stack import Stack
 
 CONSTANTS: Mapping[str, tuple[str, float, float, float]] = {
-    "clock_scale": ("clock_scale", 0.7, 3.0, 1.0),
-    "host_kernel_s": ("host_kernel", 0.0, 2e-4, 1e-5),
+    "clock_scale": ("clock_scale", 0.7, 3.0, 0.15),
+    "host_kernel_s": ("host_kernel", 0.0, 2e-4, 2e-5),
     "kernel_gap_s": ("kernel_gap", 0.0, 1e-4, 1e-5),
     "pointwise_efficiency": ("pointwise_efficiency", 0.1, 1.0, 0.1),
 }
-"""Constants that step times can tell: key in a stack file, lowest and highest value, and a typical change."""
+"""Constants that step times can tell: key in a stack file, lowest and highest value, and how far stacks lie apart."""
+
+NOISE = 0.03
+"""Relative scatter of measured steps: the same plan in two publications differs by 2 to 6 %."""
 
 MOST = 2
 """More constants than that fit better and predict worse (training runs of other models and plans)."""
@@ -64,7 +68,8 @@ def fit_stack(
     """Fit constants of a stack to measured steps.
 
     One step gives `clock_scale`; two that differ in their share of small kernels (in the microbatch, say) give
-    `host_kernel_s` as well.
+    `host_kernel_s` as well. What steps do not tell apart stays near the stack: squared errors of steps over their
+    scatter and squared changes of constants over the spread among stacks are made small together.
 
     Parameters
     ----------
@@ -107,13 +112,16 @@ def fit_stack(
         return np.asarray(table["step_s"].to_numpy(dtype=np.float64))
 
     low, high, scale = (np.array([CONSTANTS[name][i] for name in names], dtype=np.float64) for i in (1, 2, 3))
-    start = np.clip([float(getattr(base, name)) for name in names], low, high)
+    # Clocks of the measured devices, where the stack tells architectures apart.
+    devices = {load_device(name).architecture for name in cases["hardware"].unique()} if "hardware" in cases else ()
+    clock = float(np.mean([base.slowdown(name) for name in devices])) if devices else base.clock_scale
+    known = np.array([clock if name == "clock_scale" else float(getattr(base, name)) for name in names])
     # A host that is never waited for has no slope: begin where it is.
-    start = np.where(start <= low, low + scale, start)
+    start = np.clip(np.where(known <= low, low + scale, known), low, high)
     before = predicted(np.array([float(getattr(base, name)) for name in names]))
 
     def residuals(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return np.asarray(np.log(predicted(x * scale) / measured))
+        return np.concatenate([np.log(predicted(x * scale) / measured) / NOISE, x - known / scale])
 
     found = least_squares(
         residuals, start / scale, bounds=(low / scale, high / scale), diff_step=np.full(len(names), 1e-3)

@@ -66,6 +66,7 @@ def rank(
     stack: knobs.Stack = "neutral",
     method: knobs.Method = "full",
     adapter_rank: knobs.AdapterRank = 16,
+    adapters: knobs.Adapters = 1,
     tp: Annotated[int | None, typer.Option(help="Hold tensor parallelism at one value.")] = None,
     pp: Annotated[int | None, typer.Option(help="Hold pipeline parallelism at one value.")] = None,
     dp: Annotated[int | None, typer.Option(help="Hold data parallelism at one value.")] = None,
@@ -93,6 +94,9 @@ def rank(
     mtbf: Annotated[str | None, typer.Option(help="Mean time between failures of one device: gives goodput.")] = None,
     checkpoint: Annotated[str, typer.Option(help="Time that writing a checkpoint stops the job.")] = "60s",
     restart: Annotated[str, typer.Option(help="Time from a failure until the job computes again.")] = "10min",
+    elastic: knobs.Elastic = None,
+    repair: knobs.Repair = "4h",
+    recovery: knobs.Recovery = "30s",
     top: Annotated[int, typer.Option(min=1, help="Plans to show.")] = 10,
     format: Annotated[Format, typer.Option(help="How to write the result.")] = Format.table,
     what_if: options.WhatIf = None,
@@ -101,6 +105,7 @@ def rank(
 ) -> None:
     """Rank every training plan that fits by the time of one optimizer step."""
     from perfmodel.api_training import rank_on_cluster, rank_training_plans
+    from perfmodel.errors import PlanError
     from perfmodel.estimate.training_target import training_target
     from perfmodel.models.catalog import load_model
     from perfmodel.ranking.training import Reliability
@@ -109,9 +114,17 @@ def rank(
     from perfmodel.reports.tables import plain_table
     from perfmodel.reports.what_if import what_if_lines
 
-    given = {"mtbf": mtbf, "checkpoint": checkpoint, "restart": restart}
-    times = [options.seconds(text, name) or 0.0 for name, text in given.items()]
-    reliability = Reliability(*times) if mtbf else None
+    given = {"mtbf": mtbf, "checkpoint": checkpoint, "restart": restart, "repair": repair, "recovery": recovery}
+    times = {name: options.seconds(text, name) or 0.0 for name, text in given.items()}
+    if elastic and not mtbf:
+        raise PlanError("--elastic needs --mtbf, the mean time between failures of one device")
+    reliability = (
+        Reliability(
+            times["mtbf"], times["checkpoint"], times["restart"], elastic or "", times["repair"], times["recovery"]
+        )
+        if mtbf
+        else None
+    )
     target = training_target(
         options.system_of(system, what_if, profiles), stack, host_link=host_link, profiles=profiles
     )
@@ -121,6 +134,7 @@ def rank(
         "precision": precision,
         "method": method,
         "adapter_rank": adapter_rank,
+        "adapters": adapters,
         "tp": tp,
         "pp": pp,
         "dp": dp,
@@ -203,6 +217,7 @@ def explain(
     stack: knobs.Stack = "neutral",
     method: knobs.Method = "full",
     adapter_rank: knobs.AdapterRank = 16,
+    adapters: knobs.Adapters = 1,
     tp: Annotated[int, typer.Option(help="Tensor-parallel ranks.")] = 1,
     pp: Annotated[int, typer.Option(help="Pipeline stages.")] = 1,
     dp: Annotated[int, typer.Option(help="Data-parallel ranks.")] = 1,
@@ -271,6 +286,7 @@ def explain(
         precision=precision,
         method=method,
         adapter_rank=adapter_rank,
+        adapters=adapters,
     )
     text = training_derivation(estimate, 0, target.stack.provenance)
     options.deliver("\n".join([text, *what_if_lines(target.system)]), output)

@@ -29,3 +29,9 @@ Islands = Annotated[
 ]
 Between = Annotated[str | None, typer.Option(help="Bandwidth per device between islands.")]
 Links = Annotated[Path | None, typer.Option(help="CSV table of the bandwidth per device between every two nodes.")]
+Elastic = Annotated[
+    str | None, typer.Option(help="With --mtbf: go on without what failed: shrink (a replica less) or reshard.")
+]
+Repair = Annotated[str, typer.Option(help="Time until a failed node is back, with --elastic.")]
+Recovery = Annotated[str, typer.Option(help="Time from a failure until the rest computes again, with --elastic.")]
+Adapters = Annotated[int, typer.Option(help="Adapters of lora that are trained in one batch.")]

@@ -132,3 +132,47 @@ def goodput(interval_s: Floats, checkpoint_s: Floats, restart_s: Floats, mtbf_s:
     elapsed = mean * np.exp(as_floats(restart_s) / mean) * np.expm1((useful + checkpoint_s) / mean)
     # Checkpoints that cost nothing are written all the time: only restarts are lost.
     return np.where(elapsed > 0.0, useful / np.where(elapsed > 0.0, elapsed, 1.0), np.exp(-as_floats(restart_s) / mean))
+
+
+@formula(
+    name="elastic_goodput",
+    quantity="fraction",
+    equation=r"g = \max\left(0,\, 1 - \frac{R_p}{M}\,\sigma\right)\,e^{-(R + t/2)/M}",
+    source="Kang et al. 2025, ElasWave (arXiv:2510.00606), for what is done; Little's law for the nodes that are away",
+)
+def elastic_goodput(step_s: Floats, recovery_s: Floats, repair_s: Floats, mtbf_s: Floats, lost: Floats) -> Floats:
+    r"""Share of a job's time that advances it when it goes on without the nodes that failed.
+
+    .. math:: g = \max\left(0,\, 1 - \frac{R_p}{M}\,\sigma\right)\,e^{-(R + t/2)/M}
+
+    Parameters
+    ----------
+    step_s : float or array
+        Step t: snapshots in memory are taken once per step, so that half a step is lost on average [s].
+    recovery_s : float or array
+        Time R from a failure until the job computes again on what is left [s].
+    repair_s : float or array
+        Time R_p until a failed node is back: :math:`R_p / M` of them are away on average [s].
+    mtbf_s : float or array
+        Mean time M between interruptions of the job [s].
+    lost : float or array
+        Part sigma of the job's speed that one failure takes away: a node of all nodes where its work is shared out
+        among the others, a replica of all replicas where what it worked with stops.
+
+    Returns
+    -------
+    float or array
+        Useful over elapsed time, between 0 and 1 [1].
+
+    References
+    ----------
+    Kang et al. 2025, ElasWave (arXiv:2510.00606).
+
+    Examples
+    --------
+    >>> round(float(elastic_goodput(10.0, 30.0, 4 * 3600.0, 10800.0, 1 / 128)), 4)
+    0.9864
+    """
+    mean = as_floats(mtbf_s)
+    speed = np.maximum(1.0 - as_floats(repair_s) / mean * lost, 0.0)
+    return speed * np.exp(-(as_floats(recovery_s) + as_floats(step_s) / 2.0) / mean)

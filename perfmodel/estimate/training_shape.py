@@ -160,7 +160,7 @@ def model_weights(
             added: Floats = 0.0
             for product in work.products:
                 if product.adapter:
-                    added = added + as_floats(product.in_features) * product.out_features
+                    added = added + as_floats(product.in_features) * product.out_features * product.groups
             frozen.append(Weights(as_floats(size.dense) + added, size.experts, added, 0.0))
         blocks = tuple(frozen)
         ends = [Weights(size.dense, size.experts) for size in ends]

@@ -21,9 +21,11 @@ def _products(gemms: list[Gemm], recipe: TrainingRecipe) -> tuple[Product, ...]:
     """Linear layers, each with its adapter where adapters are learned."""
     frozen, rank = recipe.method == "lora", recipe.adapter_rank
     out = [Product(g.name, g.tokens, g.out_features, g.in_features, g.format, frozen=frozen) for g in gemms]
+    many = recipe.adapters
     for g in gemms if frozen else ():
-        out.append(Product(f"{g.name} adapter down", g.tokens, rank, g.in_features, recipe.head, adapter=True))
-        out.append(Product(f"{g.name} adapter up", g.tokens, g.out_features, rank, recipe.head, adapter=True))
+        own = as_floats(g.tokens) / many
+        out.append(Product(f"{g.name} adapter down", own, rank, g.in_features, recipe.head, many, adapter=True))
+        out.append(Product(f"{g.name} adapter up", own, g.out_features, rank, recipe.head, many, adapter=True))
     return tuple(out)
 
 

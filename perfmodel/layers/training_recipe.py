@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from perfmodel.costs.formats import get_format
 from perfmodel.errors import PlanError, UnknownNameError
 from perfmodel.layers.precision import Precision
@@ -38,6 +40,8 @@ class TrainingRecipe:
         One of `METHODS`.
     adapter_rank : float
         Rank of the adapters beside every linear layer of attention and dense MLP.
+    adapters : float
+        Adapters that are trained in one batch, each on its own equal part of the tokens.
     """
 
     name: str
@@ -50,6 +54,7 @@ class TrainingRecipe:
     cast_bytes: float = 0.0
     method: str = "full"
     adapter_rank: float = 0.0
+    adapters: float = 1.0
 
     @property
     def operand_bytes(self) -> float:
@@ -91,7 +96,7 @@ RECIPES: Mapping[str, TrainingRecipe] = {row.name: row for row in _ROWS}
 _ALIASES = {"fp8-cs": "fp8", "fp8-ds": "fp8", "fp8-mx": "mxfp8", "fp8-sc": "fp8_block", "fp4": "nvfp4"}
 
 
-def get_recipe(name: str, method: str = "full", adapter_rank: float = 16.0) -> TrainingRecipe:
+def get_recipe(name: str, method: str = "full", adapter_rank: float = 16.0, adapters: float = 1.0) -> TrainingRecipe:
     """Look a recipe up by its name or by what frameworks call it.
 
     Parameters
@@ -102,6 +107,8 @@ def get_recipe(name: str, method: str = "full", adapter_rank: float = 16.0) -> T
         One of `METHODS`.
     adapter_rank : float
         Rank of the adapters of "lora".
+    adapters : float
+        Adapters of "lora" that are trained in one batch.
 
     Returns
     -------
@@ -126,8 +133,11 @@ def get_recipe(name: str, method: str = "full", adapter_rank: float = 16.0) -> T
         raise UnknownNameError("training precision", name, (*RECIPES, *_ALIASES))
     if method not in METHODS:
         raise UnknownNameError("training method", method, METHODS)
+    for what, value in (("the rank of adapters", adapter_rank), ("adapters", adapters)):
+        if not 1 <= value < np.inf or value != int(value):
+            raise PlanError(f"{what} must be a whole number of at least 1, not {value:g}")
     if method != "lora":
+        if adapters > 1:
+            raise PlanError(f"{adapters:g} adapters need the method lora, not {method}")
         return replace(RECIPES[key], method=method)
-    if not adapter_rank >= 1 or adapter_rank != int(adapter_rank):
-        raise PlanError(f"the rank of adapters must be a whole number of at least 1, not {adapter_rank:g}")
-    return replace(RECIPES[key], method=method, adapter_rank=float(adapter_rank))
+    return replace(RECIPES[key], method=method, adapter_rank=float(adapter_rank), adapters=float(adapters))

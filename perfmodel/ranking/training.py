@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from perfmodel.costs.reliability import DEVICE_MTBF_S, checkpoint_interval, goodput, job_mtbf
-from perfmodel.errors import NothingFeasibleError, PlanError
+from perfmodel.costs.reliability import DEVICE_MTBF_S, checkpoint_interval, elastic_goodput, goodput, job_mtbf
+from perfmodel.errors import NothingFeasibleError, PlanError, UnknownNameError
 from perfmodel.estimate.training import MOST_AT_ONCE, TrainingEstimate, TrainingWorkload, predict_training
 from perfmodel.estimate.training_target import TrainingTarget
 from perfmodel.layers.training_recipe import TrainingRecipe
@@ -21,6 +21,10 @@ from perfmodel.units import format_size
 
 DAY_S = 86400.0
 """Seconds of a day."""
+
+ELASTIC = ("shrink", "reshard")
+"""How a job goes on without a failed node: without the data-parallel replica that it was in, or with its layers and
+sequences shared out among all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,32 +39,53 @@ class Reliability:
         Time for which the job stands still to write a checkpoint [s].
     restart_s : float
         Time from an interruption until the job computes again [s].
+    elastic : str
+        One of `ELASTIC` where the job goes on without what failed, instead of going back to a checkpoint.
+    repair_s : float
+        Time until a failed node is back, where it goes on without [s].
+    recovery_s : float
+        Time from a failure until it does [s].
     """
 
     device_mtbf_s: float = DEVICE_MTBF_S
     checkpoint_s: float = 60.0
     restart_s: float = 600.0
+    elastic: str = ""
+    repair_s: float = 4 * 3600.0
+    recovery_s: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in ("device_mtbf_s", "checkpoint_s", "restart_s"):
+        for name in ("device_mtbf_s", "checkpoint_s", "restart_s", "repair_s", "recovery_s"):
             value = getattr(self, name)
             if not np.isfinite(value) or value < 0 or (name == "device_mtbf_s" and value == 0):
                 raise PlanError(f"{name} must be a time, not {value:g}")
+        if self.elastic not in ("", *ELASTIC):
+            raise UnknownNameError("elasticity", self.elastic, ELASTIC)
 
-    def columns(self, gpus: int) -> dict[str, float]:
+    def columns(self, row: Mapping[str, Any], gpus: int, node: int) -> dict[str, float]:
         """What it means for a job.
 
         Parameters
         ----------
+        row : mapping
+            Plan, with its step_s.
         gpus : int
             Devices of the job.
+        node : int
+            Devices that a failure takes away together.
 
         Returns
         -------
         dict
-            goodput (useful share of the time), checkpoint_interval_s and job_mtbf_s.
+            goodput (useful share of the time) and job_mtbf_s; checkpoint_interval_s where checkpoints are what a
+            failed job goes back to.
         """
         mean = job_mtbf(gpus, device_mtbf_s=self.device_mtbf_s)
+        if self.elastic:
+            # A replica that lost a device stands still as a whole; a node's work is shared out among all.
+            lost = max(node / gpus, 1.0 / row["dp"]) if self.elastic == "shrink" else min(node / gpus, 1.0)
+            share = elastic_goodput(row["step_s"], self.recovery_s, self.repair_s, mean, lost)
+            return {"goodput": float(share), "job_mtbf_s": float(mean)}
         interval = checkpoint_interval(self.checkpoint_s, mean)
         share = goodput(interval, self.checkpoint_s, self.restart_s, mean)
         return {"goodput": float(share), "checkpoint_interval_s": float(interval), "job_mtbf_s": float(mean)}
@@ -88,6 +113,8 @@ class TrainingRanking:
         Interruptions that the days of the token budget have to pay for.
     searched : int
         Plans evaluated; of a very large space `estimate` holds the fastest alone.
+    node : int
+        Devices of a node.
     """
 
     estimate: TrainingEstimate
@@ -98,6 +125,7 @@ class TrainingRanking:
     infeasible: Mapping[str, int] = field(default_factory=dict)
     reliability: Reliability | None = None
     searched: int = 0
+    node: int = 1
 
     def __len__(self) -> int:
         return len(self.order)
@@ -117,7 +145,7 @@ class TrainingRanking:
         """
         row = {"rank": rank, "gpus": self.gpus} | self.estimate.row(int(self.order[rank - 1]))
         if self.reliability:
-            row |= self.reliability.columns(self.gpus)
+            row |= self.reliability.columns(row, self.gpus, self.node)
         if self.tokens:
             row["days"] = self.tokens / row["tokens_per_s"] / DAY_S / row.get("goodput", 1.0)
         return row
@@ -207,7 +235,8 @@ def rank_training(
     if not len(order):
         raise NothingFeasibleError(_nearest_miss(model, target, gpus, estimate, crowded))
     seconds = time.perf_counter() - start
-    return TrainingRanking(estimate, order, gpus, tokens, seconds, infeasible, reliability, searched)
+    node = target.system.scale_up_devices
+    return TrainingRanking(estimate, order, gpus, tokens, seconds, infeasible, reliability, searched, node)
 
 
 def _order(estimate: TrainingEstimate) -> npt.NDArray[np.int64]:

@@ -64,9 +64,14 @@ def training_verdict(ranking: TrainingRanking) -> str:
         f" {format_size(best['peak_bytes'], binary=True)} per device{days}."
     )
     if "goodput" in best:
+        back = (
+            f"a checkpoint every {best['checkpoint_interval_s'] / 60:,.0f} min"
+            if "checkpoint_interval_s" in best
+            else "after which the job goes on without what failed"
+        )
         text += (
             f"\n      Goodput {100 * best['goodput']:.1f}%: an interruption every {best['job_mtbf_s'] / 3600:,.1f} h,"
-            f" a checkpoint every {best['checkpoint_interval_s'] / 60:,.0f} min."
+            f" {back}."
         )
     if len(ranking) < 2:
         return text

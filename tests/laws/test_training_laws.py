@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perfmodel.costs.reliability import checkpoint_interval, goodput
+from perfmodel.costs.reliability import checkpoint_interval, elastic_goodput, goodput
 from perfmodel.costs.training import layer_activation_bytes
 from perfmodel.costs.training_kernels import launched_time, pointwise_time
 from perfmodel.costs.training_schedules import SCHEDULES, microbatches_in_flight, schedule_bubble
@@ -286,3 +286,12 @@ def test_the_checkpoint_interval_is_the_best_one(cost, mean, restart, factor):
     assert 0 < found <= 1
     assert goodput(factor * best, cost, restart, mean) <= found * 1.02
     assert goodput(best, cost, restart, 2 * mean) >= found * (1 - 1e-9)
+
+
+@given(step=st.floats(0.1, 1e3), wait=st.floats(0, 1e4), mean=st.floats(1e3, 1e7), lost=st.floats(0, 1.0))
+def test_elastic_goodput(step, wait, mean, lost):
+    found = elastic_goodput(step, wait, wait, mean, lost)
+    assert 0 <= found <= 1
+    assert elastic_goodput(step, wait, wait, 2 * mean, lost) >= found
+    assert elastic_goodput(step, wait, 2 * wait, mean, lost) <= found
+    assert elastic_goodput(step, wait, wait, mean, 0.5 * lost) >= found

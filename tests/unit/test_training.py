@@ -29,6 +29,7 @@ from perfmodel.models.catalog import load_model
 from perfmodel.models.inline import inline_model
 from perfmodel.parallel.training_grid import training_plans
 from perfmodel.parallel.training_splits import training_splits
+from perfmodel.ranking.training import Reliability
 from perfmodel.validate.training import predict_training_cases, training_errors
 
 LLAMA = load_model("meta-llama/Llama-3.1-8B-Instruct")
@@ -476,6 +477,39 @@ def test_errors_by_source():
     assert table["quantity"].unique().tolist() == ["step"]
 
 
+# Adapters and failures
+
+
+def test_adapters_in_one_batch_share_the_frozen_products():
+    # Four jobs of four sequences each fill a pipeline of four stages by themselves to 57 %, together to 84 %.
+    plan = training_plans(pp=4, micro_batch=1)
+    common = {"seq": 4096, "precision": "bf16", "method": "lora"}
+    alone = train(LLAMA, H100, plan, global_batch=4, **common).row(0)
+    joint = train(LLAMA, H100, plan, global_batch=16, adapters=4, **common).row(0)
+    assert 1.3 < 4 * alone["step_s"] / joint["step_s"] < (7 / 4) / (19 / 16)
+    assert joint["weights_bytes"] > alone["weights_bytes"]
+    assert joint["optimizer_bytes"] == pytest.approx(4 * alone["optimizer_bytes"])
+    with pytest.raises(PlanError, match="need the method lora"):
+        get_recipe("bf16", adapters=2)
+    with pytest.raises(PlanError, match="adapters must be a whole number"):
+        get_recipe("bf16", "lora", adapters=1.5)
+
+
+def test_elastic_jobs_lose_a_node_and_not_a_replica():
+    shared = {"device_mtbf_s": 1e7, "repair_s": 3600.0}
+    row = {"dp": 8, "step_s": 10.0}
+    plain, shrink, reshard = (
+        Reliability(**shared, elastic=mode).columns(row, 1024, 8)["goodput"] for mode in ("", "shrink", "reshard")
+    )
+    assert reshard > shrink
+    assert reshard > plain
+    # 0.37 failures are away at a time, each a node of 128 or a replica of 8, and 35 s are lost every 2.7 h.
+    assert reshard == pytest.approx((1 - 0.369 / 128) * (1 - 35 / 9766), abs=1e-4)
+    assert shrink == pytest.approx((1 - 0.369 / 8) * (1 - 35 / 9766), abs=1e-3)
+    with pytest.raises(UnknownNameError, match="elasticity 'stretch'"):
+        Reliability(elastic="stretch")
+
+
 # Calibration
 
 
@@ -489,9 +523,23 @@ def test_two_steps_give_back_the_constants_that_made_them():
     cases["measured_step_s"] = predict(cases, truth)["step_s"]
     fit = fit_stack(cases, H100.stack, predict)
     assert fit.fitted == ("clock_scale", "host_kernel_s")
-    assert fit.after_mape < 0.1 < fit.before_mape
-    assert fit.stack.clock_scale == pytest.approx(1.3, rel=1e-2)
+    assert fit.after_mape < 1 < fit.before_mape  # a step is known to a few percent, so a fit does not meet it exactly
+    # Both are drawn a little towards the stack that the fit began with.
+    assert 1.28 < fit.stack.clock_scale < 1.3
     assert fit.stack.host_kernel_s == pytest.approx(4e-5, rel=1e-2)
+
+
+@pytest.mark.parametrize(("source", "stack"), [("simumax-b200", "neutral"), ("vtrain-single", "megatron-2021")])
+def test_any_two_steps_of_a_stack_predict_its_others(cases_dir, source, stack):
+    rows = pd.read_csv(cases_dir / "training" / "training.csv")
+    rows = rows[rows["source"] == source].reset_index(drop=True)
+    rest = rows.iloc[:: max(1, len(rows) // 20)].reset_index(drop=True)
+    before = training_errors(rest, predict_training_cases(rest, stack=load_stack(stack)))["mape"].iloc[0]
+    for seed in (1, 2):
+        two = rows.sample(2, random_state=seed).reset_index(drop=True)
+        fit = fit_stack(two, load_stack(stack), predict)
+        after = training_errors(rest, predict_training_cases(rest, stack=fit.stack))["mape"].iloc[0]
+        assert after < 0.6 * before
 
 
 def test_a_fitted_stack_is_read_back(tmp_path):
