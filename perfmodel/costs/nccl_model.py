@@ -29,6 +29,9 @@ _LOW_LATENCY_RATE: Mapping[str, tuple[float, float, float]] = {
     "hopper": (141.0, 45.0, 35.0),
     "blackwell": (282.0, 90.0, 70.0),
 }
+_FLAGGED_BYTES = 16384.0
+"""Largest message between two devices that is sent with the low-latency protocol."""
+
 _SWITCH_EFFICIENCY: Mapping[str, float] = {"hopper": 0.85, "blackwell": 0.74}
 
 
@@ -138,6 +141,59 @@ def nccl_table(
             fits = k <= 1.0 if algorithm == "nvls" else k > 1.0 if algorithm == "nvls_tree" else n > 0.0
             out[f"{algorithm} {name}"] = np.where(fits, time, np.inf)
     return out
+
+
+@formula(
+    name="network_messages",
+    quantity="time",
+    equation=(
+        r"t = n\,\alpha + \frac{2 n m}{B} \text{ for } m \le 16\,\mathrm{KiB},"
+        r" \quad n\,\frac{14}{2.7}\,\alpha + \frac{n m}{B} \text{ beyond}"
+    ),
+    source="NVIDIA NCCL at 5067397: NCCL_P2P_LL_THRESHOLD in src/enqueue.cc, latencies of src/graph/tuning.cc",
+)
+def network_messages(nbytes: Floats, messages: Floats, *, bandwidth: Floats, latency: Floats) -> Floats:
+    r"""Time of messages that one device sends to as many others over a network, one after the other.
+
+    .. math::
+       t = n\,\alpha + \frac{2 n m}{B} \text{ for } m \le 16\,\mathrm{KiB}, \qquad
+       n\,\frac{14}{2.7}\,\alpha + \frac{n m}{B} \text{ beyond}
+
+    Parameters
+    ----------
+    nbytes : float or array
+        One message m [B].
+    messages : float or array
+        Messages n.
+    bandwidth : float or array
+        What one device reaches on the network [B/s].
+    latency : float or array
+        Time of the shortest message [s].
+
+    Returns
+    -------
+    float or array
+        Time [s].
+
+    Notes
+    -----
+    Small messages carry a flag beside every word, twice the bytes; larger ones wait for a block to be ready. The time
+    steps up where the library changes from one to the other.
+
+    References
+    ----------
+    NVIDIA NCCL at 5067397, src/enqueue.cc and src/graph/tuning.cc.
+
+    Examples
+    --------
+    >>> [round(1e6 * float(network_messages(s, 8, bandwidth=50e9, latency=2.7e-6)), 1) for s in (16384, 65536)]
+    [26.8, 122.5]
+    """
+    size, start = as_floats(nbytes), _LATENCY["ring"][2]
+    flagged = size <= _FLAGGED_BYTES
+    wait = as_floats(latency) * np.where(flagged, 1.0, start[2] / start[0])
+    moved = size * np.where(flagged, 2.0, 1.0) / as_floats(bandwidth)
+    return (as_floats(messages) * (wait + moved))[()]
 
 
 @formula(

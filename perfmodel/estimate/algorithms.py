@@ -16,7 +16,7 @@ from perfmodel.costs.collective_tiers import (
     hierarchical_reduce_scatter,
 )
 from perfmodel.costs.collectives import in_switch_all_reduce
-from perfmodel.costs.nccl_model import nccl_model
+from perfmodel.costs.nccl_model import nccl_model, network_messages
 from perfmodel.estimate.links import NETWORK_EFFICIENCY, Links
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.timing import call_form
@@ -151,7 +151,7 @@ def _library(
         size,
         ranks,
         domains,
-        bandwidth=exact[target.system.domain],
+        bandwidth=links.inside(),
         network_bandwidth=as_floats(rate) * efficiency,
         latency=target.system.scale_up.latency_s,
         network_latency=delay,
@@ -171,8 +171,8 @@ def _measured(kind: str, size: Floats, links: Links, target: Target) -> list[_In
         own = target.kernels.find(kind, engine=target.engine.kernels)
         if own is not None and own.engine == target.engine.kernels:
             found.append(own)
-    # Neighbours in a mesh or on a torus have only the links between them.
-    numbers = {"bandwidth": links.exact()[target.system.domain], "op": kind}
+    # Neighbours in a mesh, on a torus or in one package have only the links between them.
+    numbers = {"bandwidth": links.inside(), "op": kind}
     ranks = links.domain_ranks
 
     def timer(kernel: KernelCalibration) -> Callable[[Floats], Floats]:
@@ -248,17 +248,20 @@ def _exchanges(size: Floats, links: Links, target: Target, tiers: _Tiers) -> _Fo
 
 
 def _exchanges_around(size: Floats, links: Links, target: Target, tiers: _Tiers, inside: _Inside) -> _Found:
-    """All-to-all over several domains with the measured exchange inside each of them."""
-    ranks = as_floats(links.placement.ranks)
-    levels = _beyond(tiers, target.system.domain)
-    share = as_floats(links.domain_ranks) / ranks
-    outer = as_floats(tiers.call(flat_all_to_all, size, levels=levels, ranks=ranks))
-    # Levels beyond count domains; every member of another domain is a message of its own.
-    _, delay = links.network(tiers.bandwidths)
-    messages = (ranks - as_floats(links.domain_ranks) - as_floats(links.domains) + 1.0) * as_floats(delay)
-    memory = target.device.memory_bandwidth
-    sorted_first = tiers.call(two_level_all_to_all, size, levels=levels, ranks=ranks, memory_bandwidth=memory)
+    """All-to-all over several domains with the measured exchange inside each of them.
+
+    Either one message to every member of another domain, or, gathered inside the own domain first, one to every
+    domain with all that its members get; sorting passes the buffer through memory four times.
+    """
+    ranks, near, domains = (as_floats(x) for x in (links.placement.ranks, links.domain_ranks, links.domains))
+    rate, delay = links.network(tiers.bandwidths)
+    far = {"bandwidth": rate, "latency": delay}
+    # Members of the emptiest domain have the most to send elsewhere.
+    others = ranks - as_floats(links.placement.carriers[target.system.domain])
+    alone = network_messages(size / ranks, others, **far)
+    together = network_messages(size * others / ranks / np.maximum(domains - 1.0, 1.0), domains - 1.0, **far)
+    sorting = 4.0 * as_floats(size) / target.device.memory_bandwidth
     return [
-        ("flat_all_to_all", np.maximum(inside.time(size * share), outer + np.maximum(messages, 0.0))),
-        ("two_level_all_to_all", as_floats(inside.whole) + sorted_first),
+        ("flat_all_to_all", np.maximum(inside.time(size * near / ranks), alone)),
+        ("two_level_all_to_all", as_floats(inside.whole) + sorting + together),
     ]

@@ -121,7 +121,7 @@ def _exchange(op: Collective, links: Links, target: Target) -> Candidate | None:
         "unit_limit": _unit_limit(op.exchange, links),
     }
     numbers = {
-        "bandwidth": target.system.scale_up.bandwidth,
+        "bandwidth": links.inside() if target.system.domain else target.system.scale_up.bandwidth,
         "cores": float(target.device.cores),
         "sms": COMMUNICATION_CORES,
         "memory_bandwidth": target.device.memory_bandwidth,

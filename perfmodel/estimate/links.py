@@ -62,10 +62,13 @@ class Links:
             One-way bandwidth per device, innermost tier first [B/s].
         """
         rates: list[Floats] = []
+        held = 1
         for tier, parts in zip(self.system.tiers, self.placement.levels, strict=True):
             topology = _TOPOLOGIES.get(tier.topology, tier.topology)
-            wired = effective_bandwidth(topology, parts, float(tier.devices), tier.bandwidth, pattern=pattern)
+            # Links of a tier join units of the tier before.
+            wired = effective_bandwidth(topology, parts, tier.devices / held, tier.bandwidth, pattern=pattern)
             rates.append(as_floats(wired) / tier.oversubscription)
+            held = tier.devices
         return rates
 
     def usable(self, pattern: str = "ring") -> list[Floats]:
@@ -99,6 +102,14 @@ class Links:
     def domains(self) -> Floats:
         """Scale-up domains that the group spans."""
         return self.placement.outside(self.system.domain)
+
+    def inside(self) -> Floats:
+        """Bandwidth of one device on the outermost tier that the group spans inside its scale-up domain [B/s]."""
+        exact = self.exact()
+        rate = exact[0]
+        for tier in range(1, self.system.domain + 1):
+            rate = np.where(as_floats(self.placement.levels[tier]) > 1, exact[tier], rate)
+        return rate
 
     def network(self, rates: list[Floats]) -> tuple[Floats, Floats]:
         """Bandwidth and latency between scale-up domains: the slowest rate and the longest way of the tiers crossed.

@@ -9,8 +9,10 @@ import sys
 import pytest
 
 from perfmodel.errors import PlanError, ProfileError
+from perfmodel.estimate.links import links_of_group
 from perfmodel.hardware import Device, System, Tier, load_device, load_system, validate_file
 from perfmodel.hardware.places import builtin_directory
+from perfmodel.parallel.groups import RankGroup
 
 DEVICE = """\
 schema_version = 1
@@ -105,6 +107,54 @@ def test_a_good_system_becomes_plain_floats(folder):
     assert {p.date for p in system.provenance} == {"2025-06-01"}
 
 
+DIES = """\
+[[tier]]
+name = "package"
+devices = { value = 2, source = "manual" }
+topology = "ring"
+bandwidth = { value = "900 GB/s", source = "manual" }
+link_bandwidth = { value = "900 GB/s", source = "manual" }
+latency = { value = "0.5 us", source = "manual" }
+
+"""
+
+
+def test_the_dies_of_a_package_lie_inside_the_scale_up_domain(folder):
+    path = folder / "systems" / "acme-8.toml"
+    text = SYSTEM.replace("[[tier]]", DIES + "[[tier]]\nscale_up = true\nplanes = 7", 1)
+    path.write_text(text, encoding="utf-8")
+    system = validate_file(path)
+    assert (system.domain, system.scale_up.name, system.scale_up_devices) == (1, "board", 8)
+    wider = system.with_scale_up(16)
+    assert [tier.devices for tier in wider.tiers] == [2, 16, 4096]
+    assert wider.scale_up.devices == 16
+    assert [tier.devices for tier in system.with_scale_up(1).tiers] == [1, 4096]
+    with pytest.raises(PlanError, match="1 to 4096 devices per node"):
+        system.with_scale_up(5000)
+    some = system.scale_up.with_planes(6)
+    assert (some.bandwidth, some.link_bandwidth, some.planes) == pytest.approx((600e9, 600e9 / 7, 6))
+    for planes in (0, 8):
+        with pytest.raises(PlanError, match="has 1 to 7 planes"):
+            system.scale_up.with_planes(planes)
+    seen = [float(links_of_group(system, RankGroup(n, 1.0)).inside()) for n in (2.0, 4.0, 8.0, 16.0)]
+    # Four packages: a device sees one of three others, then all three.
+    assert seen == pytest.approx([900e9, 700e9 / 3, 700e9, 700e9])
+
+
+def test_another_processor_in_a_device(folder):
+    path = folder / "devices" / "acme-x1.toml"
+    unit = (
+        '[[unit]]\nname = "pim"\nbandwidth = { value = "8 TB/s", source = "datasheet" }\n'
+        '[unit.peak]\nbf16 = { value = "64 TFLOP/s", source = "datasheet" }\n\n'
+    )
+    path.write_text(DEVICE.replace("[sources.datasheet]", unit + "[sources.datasheet]"), encoding="utf-8")
+    device = validate_file(path)
+    (found,) = device.units
+    assert (found.name, dict(found.peak_flops), found.memory_bandwidth) == ("pim", {"bf16": 64e12}, 8e12)
+    assert pickle.loads(pickle.dumps(device)) == copy.deepcopy(device) == device
+    assert {p.key for p in device.provenance} >= {"unit[0].bandwidth", "unit[0].peak.bf16"}
+
+
 MISTAKES = {
     "missing source": (
         '"2 TB/s", source = "datasheet", basis = "unverified"',
@@ -166,6 +216,20 @@ MISTAKES = {
     "bad id": ('id = "acme-x1"', 'id = "Acme X1"', "id", "small letters"),
     "id is not the file's name": ('id = "acme-x1"', 'id = "acme-x2"', "id", "call the file acme-x2.toml"),
     "text for a number": ("[chip]", '[chip]\ndies = "two"', "chip.dies", "integer"),
+    "a unit without peaks": (
+        "[sources.datasheet]",
+        '[[unit]]\nname = "pim"\nbandwidth = { value = "8 TB/s", source = "datasheet" }\n[unit.peak]\n\n'
+        "[sources.datasheet]",
+        "unit[0].peak",
+        "has no peak",
+    ),
+    "a unit without bandwidth": (
+        "[sources.datasheet]",
+        '[[unit]]\nname = "pim"\n[unit.peak]\nbf16 = { value = "9 TFLOP/s", source = "datasheet" }\n\n'
+        "[sources.datasheet]",
+        "unit[0].bandwidth",
+        "is missing",
+    ),
 }
 
 
@@ -198,6 +262,12 @@ SYSTEM_MISTAKES = {
     "size for latency": ('"1 us"', '"1 GB"', "a time is wanted"),
     "undersubscribed": ("oversubscription = 2.0", "oversubscription = 0.5", "greater than or equal to 1"),
     "nan": ("oversubscription = 2.0", "oversubscription = nan", "oversubscription"),
+    "no planes": ("oversubscription = 2.0", "planes = 0", "greater than or equal to 1"),
+    "two scale-up domains": (
+        'topology = "fat-tree"',
+        'scale_up = true\ntopology = "fat-tree"',
+        "only one is the scale-up domain",
+    ),
     "no tier": ("[[tier]]", "[[tir]]", "tier: is missing; add a table [[tier]]"),
     "unknown device": ('device = "acme-x1"', 'device = "acme-x2"', "Did you mean 'acme-x1'?"),
 }
@@ -209,6 +279,8 @@ def test_system_mistakes(folder, mistake, monkeypatch):
     old, new, fix = SYSTEM_MISTAKES[mistake]
     path = folder / "systems" / "acme-8.toml"
     text = SYSTEM.replace(old, new) if mistake == "no tier" else SYSTEM.replace(old, new, 1)
+    if mistake == "two scale-up domains":
+        text = text.replace('topology = "mesh"', 'scale_up = true\ntopology = "mesh"', 1)
     assert text != SYSTEM
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ProfileError) as error:
