@@ -60,7 +60,7 @@ def target(
     system : System or str
         System, or its name or path.
     engine : str
-        Engine profile: neutral, trtllm, vllm, sglang, or the path of a file.
+        Engine profile: neutral, trtllm, vllm, sglang, cloudmatrix-infer, deepseek, or the path of a file.
     profiles : str, optional
         Directory of profiles that is searched first.
     schedule : str, optional

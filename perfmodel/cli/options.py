@@ -19,7 +19,10 @@ Precision = Annotated[
 ]
 KvFormat = Annotated[str | None, typer.Option("--kv", help="Format of the KV cache; the model's own by default.")]
 EngineName = Annotated[
-    str, typer.Option("--engine", help="Serving software: neutral, trtllm, vllm, sglang or a TOML file.")
+    str,
+    typer.Option(
+        "--engine", help="Serving software: neutral, trtllm, vllm, sglang, cloudmatrix-infer, deepseek or a TOML file."
+    ),
 ]
 Schedule = Annotated[
     str | None,

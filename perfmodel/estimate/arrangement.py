@@ -12,6 +12,8 @@ from perfmodel.layers.base import Layer, Shard, Step, share
 from perfmodel.layers.latent import LatentAttention
 from perfmodel.layers.moe import MixtureOfExperts
 from perfmodel.layers.operators import Attention, Collective, Experts, Gemm, Operator, Pass
+from perfmodel.layers.precision import Precision
+from perfmodel.models.block import Block, tensor_bytes
 
 _TRANSFER_BYTES = 2.0
 
@@ -51,6 +53,37 @@ def expert_slots(experts: Floats, ranks: Floats, engine: Engine, *, decode: bool
     sent = (np.mod(shared, n) == 0) & (engine.shared_copies > 0) & decode & (n > 1)
     slots = np.where(np.mod(copied, n) == 0, copied, experts)
     return np.where(sent, shared, slots)[()], np.where(sent, 1.0, 0.0)[()]
+
+
+def block_bytes(block: Block, shard: Shard, precision: Precision, engine: Engine) -> Floats:
+    """Weights of a block on one device, copies of experts included.
+
+    Parameters
+    ----------
+    block : Block
+        The block.
+    shard : Shard
+        The parallel sizes.
+    precision : Precision
+        Number formats of the deployment.
+    engine : Engine
+        Serving software.
+
+    Returns
+    -------
+    float or array
+        Bytes; where decode steps send tokens to copies of the shared expert, it is on its own devices only [B].
+    """
+    total = block.weight_bytes(shard, precision)
+    if not (engine.redundant_experts or engine.shared_copies):
+        return total
+    for part in (each for each in block.parts if isinstance(each, MixtureOfExperts)):
+        tensors = part.tensors()
+        slots, sent = expert_slots(part.experts, shard.ep, engine, decode=True)
+        routed = as_floats(tensor_bytes((t for t in tensors if t.split == "expert"), shard, precision))
+        shared = as_floats(tensor_bytes((t for t in tensors if t.name.startswith("shared expert")), shard, precision))
+        total = total + routed * (as_floats(slots) / part.experts - 1.0) - shared * sent
+    return total
 
 
 def arranged(

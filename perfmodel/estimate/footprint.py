@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.formats import get_format
+from perfmodel.estimate.arrangement import block_bytes
 from perfmodel.estimate.compiled import shard_of
 from perfmodel.estimate.target import Target
 from perfmodel.layers.base import Shard
@@ -134,7 +135,9 @@ def serving_footprint(
     blocks = [block for block, _ in model.blocks]
     head = np.where(split.pp > 1, model.head_bytes(shard, precision, separate=True), model.head_bytes(shard, precision))
     table = model.embedding_bytes(shard, precision)
-    weights = _fullest_stage(model, [b.weight_bytes(shard, precision) for b in blocks], table, head, split.pp)
+    weights = _fullest_stage(
+        model, [block_bytes(b, shard, precision, target.engine) for b in blocks], table, head, split.pp
+    )
     held = [b.cache_bytes(found.columns["context"], shard, precision) for b in blocks]
     rows = found.columns["step_tokens"] / split.cp
     width = get_format(precision.activations).activation_bytes

@@ -12,9 +12,23 @@ from perfmodel.parallel.rules import Rule, structural_rules
 _GIB = 2.0**30
 
 
-def _places(experts: int, engine: Engine) -> tuple[int, ...]:
+def expert_places(experts: int, engine: Engine) -> tuple[int, ...]:
+    """Numbers of places for experts that an engine can divide among the ranks.
+
+    Parameters
+    ----------
+    experts : int
+        Routed experts of the model; 0 where it has none.
+    engine : Engine
+        Gives the copies.
+
+    Returns
+    -------
+    tuple of int
+        The experts alone, with copies of busy ones, and with those of the shared expert.
+    """
     copied = experts + engine.redundant_experts
-    return (copied, copied + engine.shared_copies)
+    return (experts, copied, copied + engine.shared_copies) if experts else (0,)
 
 
 def serving_rules(model: ModelSpec, target: Target, grid: PlanGrid, footprint: Footprint) -> tuple[Rule, ...]:
@@ -47,7 +61,7 @@ def serving_rules(model: ModelSpec, target: Target, grid: PlanGrid, footprint: F
             model.divisors(),
             layers=model.layers,
             max_devices=target.system.max_devices,
-            expert_places=_places(model.divisors().get("experts", 0), target.engine),
+            expert_places=expert_places(model.divisors().get("experts", 0), target.engine),
         ),
         Rule(
             "weights exceed memory",

@@ -45,7 +45,7 @@ class Engine:
     Parameters
     ----------
     id : str
-        Name: neutral, trtllm, vllm, sglang or the user's own.
+        Name: neutral, trtllm, vllm, sglang, cloudmatrix-infer, deepseek or the user's own.
     name : str
         Name for people.
     kernels : str

@@ -171,6 +171,13 @@ def load_engine(name: str, profiles: str | os.PathLike[str] | None = None) -> En
     path = find_named("engine", name, profiles)
     parsed = read_schema(path, _EngineFile)
     numbers: dict[str, float] = {}
+    streams: dict[str, Streams | None] = {}
+    for key in ("decode_streams", "prefill_streams"):
+        given: _Streams | None = getattr(parsed, key)
+        try:
+            streams[key] = given.streams() if given else None
+        except UnitError as error:
+            raise ProfileError(f"{path}: {key}.exchange: {error}") from None
     for key, dimension in _DIMENSIONS.items():
         try:
             numbers[key] = _number(getattr(parsed, key).value, dimension)
@@ -199,8 +206,8 @@ def load_engine(name: str, profiles: str | os.PathLike[str] | None = None) -> En
         schedule=parsed.schedule.value,
         split=parsed.split.value,
         chunk_tokens=numbers["chunk_tokens"],
-        decode_streams=parsed.decode_streams.streams() if parsed.decode_streams else None,
-        prefill_streams=parsed.prefill_streams.streams() if parsed.prefill_streams else None,
+        decode_streams=streams["decode_streams"],
+        prefill_streams=streams["prefill_streams"],
         redundant_experts=int(numbers["redundant_experts"]),
         shared_copies=int(numbers["shared_copies"]),
         decode_spread=numbers["decode_spread"],

@@ -5,6 +5,7 @@ import numpy as np
 from perfmodel.costs.formats import get_format
 from perfmodel.estimate.result import Estimate
 from perfmodel.estimate.serving import predict_serving
+from perfmodel.estimate.serving_rules import expert_places
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.workload import Workload
 from perfmodel.layers.precision import Precision
@@ -100,7 +101,10 @@ def _enough_gpus(model: ModelSpec, target: Target, gpus: int, workload: Workload
     while count <= min(target.system.max_devices, 64 * gpus):
         sizes = model.divisors()
         splits = serving_splits(
-            count, tensor_limit=sizes.get("heads", count), layers=model.layers, experts=sizes.get("experts", 0)
+            count,
+            tensor_limit=sizes.get("heads", count),
+            layers=model.layers,
+            experts=max(expert_places(sizes.get("experts", 0), target.engine)),
         )
         if predict_serving(model, target, splits, workload, precision).feasible.any():
             return count

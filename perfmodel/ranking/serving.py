@@ -13,6 +13,7 @@ from perfmodel.errors import NothingFeasibleError, PlanError
 from perfmodel.estimate.open_loop import SPARE_DEVIATIONS
 from perfmodel.estimate.result import Estimate
 from perfmodel.estimate.serving import predict_serving, serving_steps
+from perfmodel.estimate.serving_rules import expert_places
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.workload import Workload
 from perfmodel.layers.precision import Precision
@@ -204,7 +205,7 @@ def rank_serving(
         gpus,
         tensor_limit=sizes.get("heads", gpus),
         layers=model.layers,
-        experts=sizes.get("experts", 0),
+        experts=max(expert_places(sizes.get("experts", 0), target.engine)),
         chosen=held,
     )
     ladder = (

@@ -12,10 +12,10 @@ from perfmodel.costs.balance import busiest_rank
 from perfmodel.costs.store_exchange import store_exchange
 from perfmodel.costs.streams import alternating_streams, paired_phases
 from perfmodel.costs.tile_rounds import balanced_attention, tile_rounds_experts, tile_rounds_gemm
-from perfmodel.estimate.arrangement import expert_slots
+from perfmodel.estimate.arrangement import block_bytes, expert_slots
 from perfmodel.estimate.step import step_time
 from perfmodel.hardware.engine import Engine
-from perfmodel.layers.base import Step
+from perfmodel.layers.base import Shard, Step
 from perfmodel.models.catalog import load_model
 from perfmodel.parallel.grid import plans
 
@@ -102,6 +102,20 @@ def test_places_hold_every_expert(ranks, redundant, shared, decode):
     assert float(extra) in ((0.0, 1.0) if decode and shared else (0.0,))
     if float(extra):
         assert float(slots) % ranks == 0
+
+
+def test_copies_of_experts_take_memory():
+    model = load_model("deepseek-v3")
+    engine = Engine("", "", redundant_experts=32, shared_copies=32)
+    block = next(block for block, _ in model.blocks if block.name == "moe")
+    precision = precision_of(model, "int8")
+    one = 3.0 * 7168 * 2048
+    for ep, places in ((32, 10), (320, 1)):  # the shared expert among the routed ones: no other copy on each device
+        shard = Shard(dp=float(ep), ep=float(ep))
+        plain = block.weight_bytes(shard, precision)
+        expected = plain - one * (256 / ep + 1) + one * places
+        assert float(block_bytes(block, shard, precision, engine)) == pytest.approx(float(expected))
+        assert float(block_bytes(block, shard, precision, Engine("", ""))) == float(plain)
 
 
 @pytest.fixture(scope="module")
