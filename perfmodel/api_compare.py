@@ -11,8 +11,8 @@ from perfmodel.estimate.workload import Workload
 from perfmodel.hardware.fabric import System
 from perfmodel.models.catalog import load_model
 from perfmodel.models.spec import ModelSpec
-from perfmodel.ranking.compare import Comparison
-from perfmodel.ranking.separate import rank_separate
+from perfmodel.ranking.compare import Comparison, fewest_devices
+from perfmodel.ranking.separate import SeparateRanking, rank_separate
 from perfmodel.ranking.serving import rank_serving
 from perfmodel.units import parse
 
@@ -41,6 +41,7 @@ def link_of(system: System, text: str | None = None, *, layerwise: bool = False)
 
     Examples
     --------
+    >>> from perfmodel.hardware.catalog import load_system
     >>> link_of(load_system("hgx-h100"), "200Gbit/s").bandwidth
     25000000000.0
     """
@@ -147,12 +148,13 @@ def compare(
     paid = price_of(price)
     both: dict[str, Any] = {"together": None, "separate": None}
     missing = []
-    try:
-        both["separate"] = rank_separate(
+
+    def separate(devices: int) -> SeparateRanking:
+        return rank_separate(
             spec,
             first,
             on,
-            gpus,
+            devices,
             workload,
             formats,
             limits,
@@ -161,13 +163,27 @@ def compare(
             by=by,
             chosen=held,
         )
+
+    def suffices(devices: int) -> bool:
+        try:
+            return bool(len(separate(devices)))
+        except (NothingFeasibleError, PlanError):
+            return False
+
+    fewest: dict[str, int] = {}
+    try:
+        both["separate"] = separate(gpus)
+        if rate:
+            fewest["separate"] = fewest_devices(suffices, gpus)
     except NothingFeasibleError as error:
         missing.append(f"Separate workers: {error}")
     if together:
         try:
             both["together"] = rank_serving(spec, on, gpus, workload, formats, limits, price=paid, chosen=held)
+            if rate and (found := both["together"].fewest_gpus(rate)):
+                fewest["together"] = found[0]
         except NothingFeasibleError as error:
             missing.append(f"Common workers: {error}")
     if not any(both.values()):
         raise NothingFeasibleError(missing[-1].split(": ", 1)[1])
-    return Comparison(both["together"], both["separate"], tuple(missing), by)
+    return Comparison(both["together"], both["separate"], tuple(missing), by, fewest)

@@ -1,5 +1,6 @@
 """`perfmodel explain`: the derivation of an estimate, operator by operator."""
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -20,6 +21,9 @@ def serving(
     dp: Annotated[int, typer.Option(help="Attention data-parallel ranks.")] = 1,
     ep: Annotated[int, typer.Option(help="Expert-parallel ranks.")] = 1,
     concurrency: Annotated[int, typer.Option(help="Requests in flight in the replica.")] = 1,
+    rate: Annotated[
+        float | None, typer.Option(help="Requests that arrive per second, at random; the concurrency follows.")
+    ] = None,
     precision: options.Precision = None,
     kv: options.KvFormat = None,
     engine: options.EngineName = "neutral",
@@ -35,7 +39,9 @@ def serving(
 ) -> None:
     """Show where every millisecond and every byte of one plan comes from."""
     from perfmodel import api
-    from perfmodel.errors import PlanError
+    from perfmodel.errors import NothingFeasibleError, PlanError
+    from perfmodel.estimate.open_loop import at_rate
+    from perfmodel.estimate.serving import predict_serving
     from perfmodel.estimate.workload import Workload
     from perfmodel.models.catalog import load_model
     from perfmodel.parallel.grid import plans
@@ -57,12 +63,20 @@ def serving(
         expert_skew=expert_skew,
         collectives=collectives,
     )
+    workload = Workload(float(options.count(isl, "isl")), float(options.count(osl, "osl")))
+    formats = api.precision_of(spec, precision, kv, on)
+    if rate is not None:
+        found = at_rate(lambda part, asked: predict_serving(spec, on, part, asked, formats), grid, workload, rate)
+        if not found.feasible[0]:
+            raise NothingFeasibleError(found.verdicts.reason(0))
+        grid = found.grid.take([0])
+        workload = replace(workload, arrivals="poisson", rate=rate / dp)
     text = derivation(
         spec,
         on,
         grid,
-        Workload(float(options.count(isl, "isl")), float(options.count(osl, "osl"))),
-        api.precision_of(spec, precision, kv, on),
+        workload,
+        formats,
         phases=("decode", "prefill") if phase == "both" else (phase,),
     )
     options.deliver("\n".join([text, *what_if_lines(on.system)]), output)

@@ -10,7 +10,8 @@ from perfmodel.costs.serving import speculated_tokens
 from perfmodel.estimate.compiled import shard_of
 from perfmodel.estimate.footprint import Footprint, serving_footprint
 from perfmodel.estimate.serving import MOST_PROMPTS
-from perfmodel.estimate.step import StepTime, launched_ahead, stage_imbalance, step_time
+from perfmodel.estimate.split_steps import one_step
+from perfmodel.estimate.step import StepTime, launched_ahead, stage_imbalance
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.workload import Workload
 from perfmodel.layers.base import Step
@@ -157,9 +158,9 @@ def prompt_work(model: ModelSpec, target: Target, grid: PlanGrid, workload: Work
     """
     isl, fresh = as_floats(workload.isl), as_floats(workload.new_tokens)
     # Nothing else runs on a prefill worker, so its host has only the prompt's own kernels to launch.
-    alone = launched_ahead(step_time(model, target, grid, Step(as_floats(1.0), fresh, isl, decode=False), precision))
+    alone = launched_ahead(one_step(model, target, grid, Step(as_floats(1.0), fresh, isl, decode=False), precision))
     together = np.clip(np.floor(target.engine.step_tokens / fresh), 1.0, MOST_PROMPTS)
-    shared = step_time(model, target, grid, Step(together, fresh, isl, decode=False), precision)
+    shared = one_step(model, target, grid, Step(together, fresh, isl, decode=False), precision)
     # While the device computes one batch of prompts, the host launches the next.
     busy_s = shared.seconds - shared.over_plans("host_s")
     return Prompts(
@@ -216,7 +217,7 @@ def token_work(
     # A stated batch is one that the workers were set up for; memory only limits those whose batch is open.
     places = np.maximum(np.where(np.isfinite(batch), batch, footprint.requests), 1.0)
     running = np.minimum(per_rank, places)
-    step = step_time(
+    step = one_step(
         model,
         target,
         grid,

@@ -36,6 +36,31 @@ def half_of(step: Step) -> Step:
     return dataclasses.replace(step, tokens=np.ceil(as_floats(step.tokens) / 2.0))
 
 
+def one_step(model: ModelSpec, target: Target, grid: PlanGrid, step: Step, precision: Precision) -> StepTime:
+    """Time one step as the engine runs it: whole, or as two halves.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Model.
+    target : Target
+        System, kernels and engine.
+    grid : PlanGrid
+        Plans.
+    step : Step
+        Sequences and lengths.
+    precision : Precision
+        Number formats.
+
+    Returns
+    -------
+    StepTime
+        Arrays over plans.
+    """
+    timed = step_times if target.engine.split == "none" else split_steps
+    return timed(model, target, [(grid, step)], precision)[0]
+
+
 def split_steps(
     model: ModelSpec,
     target: Target,

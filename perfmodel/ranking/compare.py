@@ -1,6 +1,7 @@
 """Comparison of deployments that compute prompts and tokens on the same workers with those that separate them."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,15 @@ class Comparison:
         Why one of the two is absent.
     by : str
         What tokens are ranked per: "gpu", "cost" or "energy".
+    fewest : mapping
+        together, separate -> fewest devices that sustain the rate that was asked for, where one was.
     """
 
     together: Ranking | None
     separate: SeparateRanking | None
     missing: tuple[str, ...] = ()
     by: str = "gpu"
+    fewest: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return sum(len(part) for part in (self.together, self.separate) if part)
@@ -67,3 +71,30 @@ class Comparison:
     def seconds(self) -> float:
         """Time that the searches took [s]."""
         return sum(part.seconds for part in (self.together, self.separate) if part)
+
+
+def fewest_devices(feasible: Callable[[int], bool], most: int) -> int:
+    """Fewest devices on which a deployment is feasible, given that it is on the most.
+
+    Parameters
+    ----------
+    feasible : callable
+        Number of devices -> whether any deployment on so many meets all limits.
+    most : int
+        Devices on which one does.
+
+    Returns
+    -------
+    int
+        Devices; found by halving, which takes more devices for never worse than fewer.
+
+    Examples
+    --------
+    >>> fewest_devices(lambda devices: devices >= 11, 64)
+    11
+    """
+    low, high = 2, most
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if feasible(middle) else (middle + 1, high)
+    return high

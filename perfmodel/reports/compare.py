@@ -144,6 +144,10 @@ def why_not(comparison: Comparison) -> str:
             lines.append(f"Prompts on {part.systems[0]}, tokens on {part.systems[1]}; GPUs of both count alike.")
     lines += [reason for reason in comparison.missing if len(comparison)]
     limits = (comparison.separate or comparison.together).limits  # type: ignore[union-attr]
+    if comparison.fewest:
+        kinds = {"together": "on common workers", "separate": "with separate ones"}
+        needed = ", ".join(f"{count} GPUs {kinds[kind]}" for kind, count in comparison.fewest.items())
+        lines.append(f"{limits.rate:g} requests/s need at least {needed}.")
     best = comparison.rows(1)[0]
     lines += [*latency_remark(limits, best), economy_line(best)]
     if comparison.by != "gpu":
@@ -171,6 +175,7 @@ def document(comparison: Comparison, top: int) -> dict[str, Any]:
         "plans_searched": comparison.searched,
         "search_seconds": comparison.seconds,
         "missing": list(comparison.missing),
+        "fewest_gpus": dict(comparison.fewest),
     }
     if comparison.separate:
         link = comparison.separate.link

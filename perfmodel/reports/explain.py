@@ -1,6 +1,6 @@
 """Derivation of one plan: every operator with its sizes, time, bound, formula and source; every byte of memory."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ from perfmodel.arrays import as_floats
 from perfmodel.costs.registry import get_formula
 from perfmodel.errors import PlanError
 from perfmodel.estimate.mixed_steps import decoding_requests
+from perfmodel.estimate.open_loop import QUANTILES
 from perfmodel.estimate.result import BOUNDS
 from perfmodel.estimate.serving import (
     decode_token_s,
@@ -96,13 +97,18 @@ def derivation(
         alone = engine.schedule == "prefill-first"
         own = "" if alone else f" over {_scalar(steps.riding_steps):,.0f} steps shared with running requests"
         queue = "closed_loop_wait" if alone else "balanced_wait"
+        waited = f"first_wave_wait, {queue}, pool_limited_ttft, slot_wait"
+        spread = f"{others} prefills of others spread over {workload.osl:,.0f} tokens   [interleaved_tpot]"
+        if workload.arrivals == "poisson":
+            waited = "poisson_wait"
+            spread = f"the prompts that arrive meanwhile, {row['prefill_busy']:.0%} of the time   [poisson_tpot]"
         lines += [
-            f"TPOT {format_time(row['tpot_s'])} = longest decode stage, and {others}"
-            f" prefills of others spread over {workload.osl:,.0f} tokens   [interleaved_tpot]",
+            f"TPOT {format_time(row['tpot_s'])} = longest decode stage, and {spread}",
             f"TTFT {format_time(row['ttft_s'])} = own prefill {format_time(row['prompt_s'])}{own},"
             f" {passing:g} steps until it is seen {_zero(seen)}, host {_zero(engine.request_s)},"
             f" waiting for others {_zero(max(row['ttft_s'] - row['prompt_s'] - seen - engine.request_s, 0.0))}"
-            f"   [first_wave_wait, {queue}, pool_limited_ttft, slot_wait]",
+            f"   [{waited}]",
+            *_arriving(row),
             f"rate {row['tokens_per_s_per_gpu']:,.1f} output tokens per second and GPU, bound by {row['bound']}",
             "",
         ]
@@ -114,6 +120,18 @@ def derivation(
     used = sorted({name for line in shown for name in line.time.formulas()})
     lines += [f"  {name}: {get_formula(name).source}" for name in used]
     return "\n".join(lines)
+
+
+def _arriving(row: Mapping[str, Any]) -> list[str]:
+    """What only requests that arrive at random have: quantiles, and a mean number in flight."""
+    if "ttft_p99_s" not in row:
+        return []
+    within = ", ".join(f"{100 * QUANTILES[name]:.0f} % within {format_time(row[name])}" for name in QUANTILES)
+    return [
+        f"TTFT of {within}   [poisson_wait_quantile]",
+        f"{row['requests_per_s']:.3g} requests/s arrive, {row['in_flight']:.3g} are in flight on average"
+        " (Little's law); a request sees that many, and itself   [poisson_rate]",
+    ]
 
 
 def _tree(title: str, step: StepTime) -> list[str]:

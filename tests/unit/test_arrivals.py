@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import perfmodel as pm
+from perfmodel.cli.main import main
 from perfmodel.costs.arrivals import poisson_rate, poisson_tpot, poisson_wait, poisson_wait_quantile
 from perfmodel.errors import PlanError
 
@@ -161,3 +162,18 @@ def test_a_ranking_keeps_room_for_swings_and_the_limit_of_the_99th():
         assert row["ttft_p99_s"] <= 1.0
         assert row["concurrency"] + 2 * np.sqrt(row["concurrency"]) <= row["capacity_requests"]
         assert 0 < row["utilisation"] <= 1
+
+
+def test_explain_takes_a_rate(capsys):
+    arguments = ["explain", "serving", "--model", "llama-3.1-70b", "--system", "hgx-h100", "--tp", "8"]
+    arguments += ["--isl", "2k", "--osl", "500", "--phase", "decode"]
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, "--rate", "3"])
+    out = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert "[poisson_wait_quantile]" in out
+    assert "3 requests/s arrive" in out
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, "--rate", "30"])
+    assert stop.value.code == 1
+    assert "the replica sustains" in capsys.readouterr().err

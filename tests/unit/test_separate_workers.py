@@ -198,3 +198,16 @@ def test_what_does_not_go_together_is_one_line(capsys, arguments, message):
     assert out == ""
     assert err.count("\n") == 1
     assert message in err
+
+
+def test_the_fewest_gpus_for_a_rate_are_named_for_both_kinds(capsys):
+    both = pm.compare(MODEL, H100, gpus=16, isl=4000, osl=500, ttft="1s", tpot="30ms", rate=6.0)
+    for kind, gpus in both.fewest.items():
+        assert 1 <= gpus <= 16, kind
+    enough = both.fewest["separate"]
+    assert rank(enough, limits=pm.Limits(1.0, 0.03, 6.0)).row(1)["requests_per_s"] >= 6.0
+    with pytest.raises((NothingFeasibleError, PlanError)):
+        rank(enough - 1, limits=pm.Limits(1.0, 0.03, 6.0))
+    _, out, _ = run(capsys, "--workers", "both", "--ttft", "2s", "--rate", "2")
+    assert "2 requests/s need at least " in out
+    assert " GPUs with separate ones" in out
