@@ -10,6 +10,7 @@ import numpy as np
 from perfmodel.arrays import as_floats
 from perfmodel.estimate.arrangement import arranged
 from perfmodel.estimate.communication import time_collective
+from perfmodel.estimate.quantisers import with_quantisers
 from perfmodel.estimate.target import Target
 from perfmodel.layers.base import Layer, Shard, Step, activation_bytes
 from perfmodel.layers.merging import kind_of, sizes_of
@@ -109,7 +110,8 @@ class Compiled:
         shard = shard_of(grid)
         if layer < len(self.layers):
             found = self.layers[layer][0]
-            return arranged(found, found.operators(step, shard, self.precision), self.target.engine, step, shard)
+            operators = arranged(found, found.operators(step, shard, self.precision), self.target.engine, step, shard)
+            return with_quantisers(operators, self.target)
         # p - 1 transfers, divided among the ranks of a tensor group.
         nbytes = as_floats(step.rows(shard)) * self.model.hidden * activation_bytes(self.precision) / grid.tp
         return (Collective("activations to the next stage", "point_to_point", nbytes, "pp", count=grid.pp - 1.0),)

@@ -14,7 +14,7 @@ from perfmodel.estimate.workload import Workload
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
 
-HANDOFF_STEPS = 10.0
+HANDOFF_STEPS = 12.0
 """Decode steps that the hand-over of a prompt takes beside those of the engine's stream.
 
 Rounded fit, with `WAVE_LOCKSTEP`, to the TTFT of 148 disaggregated deployments of silicon_sample.csv of

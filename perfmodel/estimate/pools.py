@@ -9,7 +9,6 @@ from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.serving import speculated_tokens
 from perfmodel.estimate.compiled import shard_of
 from perfmodel.estimate.footprint import Footprint, serving_footprint
-from perfmodel.estimate.serving import MOST_PROMPTS
 from perfmodel.estimate.split_steps import one_step
 from perfmodel.estimate.step import StepTime, launched_ahead, stage_imbalance
 from perfmodel.estimate.target import Target
@@ -159,7 +158,8 @@ def prompt_work(model: ModelSpec, target: Target, grid: PlanGrid, workload: Work
     isl, fresh = as_floats(workload.isl), as_floats(workload.new_tokens)
     # Nothing else runs on a prefill worker, so its host has only the prompt's own kernels to launch.
     alone = launched_ahead(one_step(model, target, grid, Step(as_floats(1.0), fresh, isl, decode=False), precision))
-    together = np.clip(np.floor(target.engine.step_tokens / fresh), 1.0, MOST_PROMPTS)
+    # At full load prompts wait for one another, and a step takes as many as it may.
+    together = np.maximum(np.floor(target.engine.step_tokens / fresh), 1.0)
     shared = one_step(model, target, grid, Step(together, fresh, isl, decode=False), precision)
     # While the device computes one batch of prompts, the host launches the next.
     busy_s = shared.seconds - shared.over_plans("host_s")

@@ -82,6 +82,9 @@ class Engine:
         Whether all waiting prompts are computed before running requests decode on.
     overlap : float
         Share of collectives hidden behind computation [1].
+    quantises_apart : tuple of str
+        Architectures on which its products in 8 bits with scales per block are timed without the kernel that quantises
+        their input; "all" for every one.
     fused : tuple of str
         Passes that are part of a neighbouring kernel in this engine, by the name they have in a derivation.
     schedule : str
@@ -129,6 +132,7 @@ class Engine:
     balance_steps: float = 0.0
     drains_prompts: bool = False
     overlap: float = 0.0
+    quantises_apart: tuple[str, ...] = ()
     fused: tuple[str, ...] = ()
     schedule: str = "prefill-first"
     chunk_tokens: float = 512.0

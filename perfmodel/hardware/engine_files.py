@@ -83,6 +83,7 @@ class _EngineFile(BaseModel):
     balance_steps: _Value = _Value(value=0.0, source="default")
     drains_prompts: _Flag = _Flag(value=False, source="default")
     overlap: _Value
+    quantises_apart: _Names
     fused: _Names = _Names(value=(), source="none")
     schedule: _Schedule = _Schedule(value="prefill-first", source="default")
     split: _Split = _Split(value="none", source="default")
@@ -202,6 +203,7 @@ def load_engine(name: str, profiles: str | os.PathLike[str] | None = None) -> En
         balance_steps=numbers["balance_steps"],
         drains_prompts=parsed.drains_prompts.value,
         overlap=numbers["overlap"],
+        quantises_apart=parsed.quantises_apart.value,
         fused=parsed.fused.value,
         schedule=parsed.schedule.value,
         split=parsed.split.value,

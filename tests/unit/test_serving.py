@@ -301,3 +301,20 @@ def test_launches_show_only_where_they_outlast_the_device():
     assert launched_ahead(short).seconds == pytest.approx(short.seconds - 1e-9)
     assert launched_ahead(long).seconds == pytest.approx(10.0)
     assert sum(launched_ahead(long).parts) == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize(("system", "engine", "apart"), [("hgx-h200", "sglang", True), ("hgx-b200", "sglang", False)])
+def test_block_scaled_products_are_quantised_apart_where_they_are_timed_so(system, engine, apart):
+    model, target = load_model("deepseek-v3"), pm.target(system, engine)
+    step = Step(4.0, 1.0, 1000.0, decode=True)
+    timed = step_time(model, target, pm.plans(tp=8), step, model.weights, keep_lines=True)
+    names = [line.operator.name for line in timed.lines]
+    products = [line.operator for line in timed.lines if getattr(line.operator, "format", "") == "fp8_block"]
+    found = [line.operator for line in timed.lines if line.operator.name.endswith(" quantisation")]
+    if not apart:
+        assert not found
+        return
+    gemms = [op for op in products if hasattr(op, "out_features")]
+    assert [op.name for op in found] == [f"{op.name} quantisation" for op in gemms]
+    assert all(names[names.index(op.name) + 1] + " quantisation" == op.name for op in found)
+    assert [np.ravel(op.nbytes())[0] for op in found] == [np.ravel(4 * op.in_features * 3)[0] for op in gemms]
