@@ -32,14 +32,15 @@ def figures(run: Mapping[str, Any]) -> str:
     for each in run["benchmarks"]:
         info, stats = each["extra_info"], each["stats"]
         rate = f"{rounded(info['items'] / stats['min'])} {info['unit']}/s"
-        rows.append(f"| {info['name']} | {duration(stats['min'])} | {duration(stats['median'])} | {rate} |")
+        peak = f"{info['peak_bytes'] / 1e6:.0f} MB" if "peak_bytes" in info else ""
+        rows.append(f"| {info['name']} | {duration(stats['min'])} | {duration(stats['median'])} | {rate} | {peak} |")
     lines = [
         "",
         f"Measured on {run['datetime'][:10]} with Python {machine['python_version']} on two shared cores"
-        f" ({machine['machine']}), one thread:",
+        f" ({machine['machine']}), one thread, processor time:",
         "",
-        "| what | best round | median | best rate |",
-        "|---|---|---|---|",
+        "| what | best round | median | best rate | peak memory |",
+        "|---|---|---|---|---|",
         *rows,
         "",
         "",

@@ -163,6 +163,11 @@ def compile_model(model: ModelSpec, target: Target, precision: Precision) -> Com
     return _compile(Same(model), Same(target), precision)
 
 
+def forget() -> None:
+    """Forget all compiled models, for measurements that include compiling."""
+    _compile.cache_clear()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Same:
     """Key of a cache: the object itself, whatever it is equal to.

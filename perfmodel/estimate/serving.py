@@ -127,15 +127,7 @@ def serving_steps(
     isl = as_floats(workload.isl)
     fresh = as_floats(workload.new_tokens)
     budget = target.engine.step_tokens
-    footprint = serving_footprint(
-        model,
-        target,
-        grid,
-        precision,
-        context=workload.stored_tokens + target.engine.reserved_output * as_floats(workload.osl),
-        requests=np.ceil(grid.concurrency / grid.dp),
-        step_tokens=np.minimum(fresh, budget),
-    )
+    footprint = workload_footprint(model, target, grid, workload, precision)
     running = running_requests(grid, footprint)
     # Prompts that wait together share a step, and so the reading of the weights and the launches.
     together = np.clip(np.floor(budget / fresh), 1.0, np.maximum(MOST_PROMPTS, np.floor(running / workload.osl)))
@@ -195,6 +187,40 @@ def with_host(model: ModelSpec, engine: Engine, grid: PlanGrid, steps: ServingSt
         decode=hosted(steps.decode, decode_s),
         prefill=hosted(steps.prefill, prefill_s),
         shared_s=steps.shared_s + more_s,
+    )
+
+
+def workload_footprint(
+    model: ModelSpec, target: Target, grid: PlanGrid, workload: Workload, precision: Precision
+) -> Footprint:
+    """Memory of every plan under a workload, the requests in flight included.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Model.
+    target : Target
+        System, kernels and engine.
+    grid : PlanGrid
+        Plans.
+    workload : Workload
+        Lengths.
+    precision : Precision
+        Number formats.
+
+    Returns
+    -------
+    Footprint
+        Bytes on the fullest device.
+    """
+    return serving_footprint(
+        model,
+        target,
+        grid,
+        precision,
+        context=workload.stored_tokens + target.engine.reserved_output * as_floats(workload.osl),
+        requests=np.ceil(grid.concurrency / grid.dp),
+        step_tokens=np.minimum(as_floats(workload.new_tokens), target.engine.step_tokens),
     )
 
 

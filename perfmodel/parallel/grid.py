@@ -106,7 +106,9 @@ class PlanGrid:
         >>> plans(tp=[1, 2, 4]).take([2]).tp.tolist()
         [4.0]
         """
-        return PlanGrid(**{name: self.column(name)[np.asarray(index)] for name in KNOBS})
+        shape = self.shape
+        places = np.unravel_index(np.arange(self.size)[np.asarray(index)], shape)
+        return PlanGrid(**{name: np.broadcast_to(value, shape)[places] for name, value in self.knobs()})
 
     def part(self, slices: Slices) -> "PlanGrid":
         """Return a block of the plans.

@@ -12,7 +12,7 @@ from perfmodel.costs.economy import token_price
 from perfmodel.errors import NothingFeasibleError, PlanError
 from perfmodel.estimate.open_loop import SPARE_DEVIATIONS
 from perfmodel.estimate.result import Estimate
-from perfmodel.estimate.serving import predict_serving, serving_steps
+from perfmodel.estimate.serving import predict_serving, workload_footprint
 from perfmodel.estimate.serving_rules import expert_places
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.workload import Workload
@@ -243,7 +243,7 @@ def _largest_concurrency(
     model: ModelSpec, target: Target, splits: PlanGrid, workload: Workload, precision: Precision
 ) -> int:
     """Most requests that any replica can hold, which is where the search for a concurrency ends."""
-    footprint = serving_steps(model, target, splits, workload, precision).footprint
+    footprint = workload_footprint(model, target, splits, workload, precision)
     room = np.broadcast_to(footprint.requests * splits.dp, splits.shape)
     finite = room[np.isfinite(room)]
     return int(np.clip(finite.max() if finite.size else 1.0, 1.0, MOST_REQUESTS))
