@@ -5,12 +5,15 @@ arXiv:2412.19437 (table 1); DeepSeek open-infra-index, day 6. Coefficients come 
 datasheets and from other machines; none was fitted to a row of this file.
 """
 
+import re
+
 import numpy as np
 import pytest
 
 import supernode as study
 from perfmodel.costs.tile_rounds import tile_rounds_gemm
 from perfmodel.hardware.kernel_files import load_kernel_table
+from timeline import WIDTH, timeline
 
 # Ranks, dispatch and combine in microseconds, 128 tokens per rank (table 7).
 EXCHANGE = [(8, 116, 118), (16, 131, 132), (32, 133, 146), (64, 141, 150), (128, 152, 150), (256, 152, 149)]
@@ -87,6 +90,18 @@ def test_one_layer_of_a_decode_step_and_the_division_of_its_cores():
     assert float(streams.share) * 24 == pytest.approx(16, abs=0.1)
     for seconds in (streams.first_s, streams.second_s):
         assert float(seconds) / 58 * 1e6 == pytest.approx(600, rel=0.12)
+
+
+def test_the_drawing_shows_the_times_of_either_stream():
+    step = study.decode_step(96, 4096.0)
+    drawn = timeline(step)
+    for label, lines in (("attention", step.streams.first), ("combine", step.streams.second)):
+        wanted = "latent attention" if label == "attention" else label
+        seconds = next(float(line.time.seconds[0]) for line in lines if line.operator.name == wanted)
+        assert f"<title>{label}, {seconds * 1e6:.0f} us</title>" in drawn
+    edges = [float(x) + float(w) for x, w in re.findall(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', drawn)]
+    assert edges
+    assert max(edges) <= WIDTH + 0.2
 
 
 def test_gains_of_microbatches_in_prefill_and_of_drafting():
