@@ -106,7 +106,7 @@ class PlanGrid:
         >>> plans(tp=[1, 2, 4]).take([2]).tp.tolist()
         [4.0]
         """
-        shape = self.shape
+        shape = self.shape or (1,)
         places = np.unravel_index(np.arange(self.size)[np.asarray(index)], shape)
         return PlanGrid(**{name: np.broadcast_to(value, shape)[places] for name, value in self.knobs()})
 

@@ -168,8 +168,8 @@ class TrainingGrid:
         TrainingGrid
             The chosen plans.
         """
-        places = np.unravel_index(np.arange(self.size)[np.asarray(index)], self.shape)
-        shape = self.shape
+        shape = self.shape or (1,)
+        places = np.unravel_index(np.arange(self.size)[np.asarray(index)], shape)
         return TrainingGrid(**{n: np.broadcast_to(getattr(self, n), shape)[places] for n in TRAINING_KNOBS})
 
     def part(self, slices: Slices) -> "TrainingGrid":

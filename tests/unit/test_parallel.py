@@ -8,6 +8,7 @@ from perfmodel.parallel.grid import concurrency_ladder, plans, serving_splits
 from perfmodel.parallel.groups import RankGroup, rank_group
 from perfmodel.parallel.placement import place
 from perfmodel.parallel.rules import judge, structural_rules
+from perfmodel.parallel.training_grid import training_plans
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, float("nan"), float("inf"), [1, 0]])
@@ -137,3 +138,14 @@ def test_every_structural_reason_names_its_numbers():
 def test_kv_heads_may_be_copied_and_dense_models_have_no_expert_groups():
     assert reasons(plans(tp=[4, 8]), {"heads": 8, "kv_heads": 2}) == ["", ""]
     assert reasons(plans(dp=2, ep=2), {"heads": 8}) == ["ep=2 on a model without experts"]
+
+
+@pytest.mark.parametrize("build", [plans, training_plans])
+def test_plans_are_taken_out_of_a_grid_of_any_shape(build):
+    assert build(tp=2).take([0]).tp.tolist() == [2.0]
+    mesh = build(tp=[[1], [2], [4]], dp=[1, 2])
+    assert mesh.take([1, 4]).tp.tolist() == [1.0, 4.0]
+    assert mesh.take([1, 4]).dp.tolist() == [2.0, 1.0]
+    assert mesh.take(mesh.column("tp") > 1).dp.tolist() == [1.0, 2.0, 1.0, 2.0]
+    assert mesh.part((slice(1, 2), slice(0, 2))).tp.tolist() == [[2.0]]
+    assert mesh.row(3)["tp"] == mesh.row(3)["dp"] == 2
