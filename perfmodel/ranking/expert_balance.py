@@ -72,8 +72,13 @@ def copy_experts(loads: npt.ArrayLike, places: int) -> Positions:
     return copies
 
 
-def balanced_experts(loads: npt.ArrayLike, ranks: int, redundant: int = 0) -> ExpertPlacement:
+def balanced_experts(
+    loads: npt.ArrayLike, ranks: int, redundant: int = 0, *, nodes: int = 1, groups: int = 0
+) -> ExpertPlacement:
     """Place experts, the busiest first, each on the least loaded rank that has room and no copy of it yet.
+
+    With several nodes, groups of experts are dealt to nodes first in the same way, and copies stay on the node of their
+    group: what a router that picks few groups per token needs, so that a token crosses the network to few nodes.
 
     Parameters
     ----------
@@ -83,11 +88,15 @@ def balanced_experts(loads: npt.ArrayLike, ranks: int, redundant: int = 0) -> Ex
         Expert-parallel ranks; they must divide the places.
     redundant : int
         Places beyond one per expert.
+    nodes : int
+        Nodes that divide the ranks, the groups and the places.
+    groups : int
+        Groups of the router, each of neighbouring experts; 0 where it has none.
 
     Returns
     -------
     ExpertPlacement
-        Experts and load of every rank.
+        Experts and load of every rank, node after node.
 
     Raises
     ------
@@ -96,8 +105,8 @@ def balanced_experts(loads: npt.ArrayLike, ranks: int, redundant: int = 0) -> Ex
 
     References
     ----------
-    EPLB, github.com/deepseek-ai/EPLB (DeepSeek 2025), global policy; Graham 1969, Bounds on multiprocessing timing
-    anomalies, for longest-first packing.
+    EPLB, github.com/deepseek-ai/EPLB (DeepSeek 2025), global and hierarchical policy; Graham 1969, Bounds on
+    multiprocessing timing anomalies, for longest-first packing.
 
     Examples
     --------
@@ -113,22 +122,40 @@ def balanced_experts(loads: npt.ArrayLike, ranks: int, redundant: int = 0) -> Ex
         raise PlanError(f"{load.size} experts and {redundant} copies do not divide among {ranks} ranks")
     if not load.sum() > 0.0 or load.min() < 0.0:
         raise PlanError("loads must not be negative and not all zero; give the picks of every expert")
+    if nodes <= 1:
+        return _spread(load, np.arange(load.size), ranks, places)
+    if groups < 1 or ranks % nodes or groups % nodes or load.size % groups or redundant % nodes:
+        raise PlanError(f"{nodes} nodes do not divide {ranks} ranks, {groups} groups of experts and {redundant} copies")
+    members = np.arange(load.size).reshape(groups, -1)
+    dealt = _packed(load[members].sum(axis=1), np.arange(groups), nodes)[0]
+    parts = [
+        _spread(load[own], own, ranks // nodes, places // nodes) for own in (members[row].ravel() for row in dealt)
+    ]
+    return ExpertPlacement(np.concatenate([p.experts for p in parts]), np.concatenate([p.loads for p in parts]))
+
+
+def _spread(load: Array, names: Positions, ranks: int, places: int) -> ExpertPlacement:
+    """Copies of some experts and their places on some ranks."""
     copies = copy_experts(load, places)
-    each = places // ranks
-    held = np.full((ranks, each), -1, dtype=np.int64)
-    filled = np.zeros(ranks, dtype=np.int64)
-    sums = np.zeros(ranks)
     owner = np.repeat(np.arange(load.size), copies)
-    weight = load[owner] / copies[owner]
-    for place in np.argsort(-weight, kind="stable"):
-        expert = owner[place]
+    held, sums = _packed(load[owner] / copies[owner], owner, ranks)
+    return ExpertPlacement(names[held], sums)
+
+
+def _packed(weight: Array, owner: Positions, packs: int) -> tuple[Positions, Array]:
+    """Deal things out, equally many to a pack, the heaviest first, each to the lightest pack that has none like it."""
+    each = weight.size // packs
+    held = np.full((packs, each), -1, dtype=np.int64)
+    filled = np.zeros(packs, dtype=np.int64)
+    sums = np.zeros(packs)
+    for item in np.argsort(-weight, kind="stable"):
         free = filled < each
-        fresh = free & ~(held == expert).any(axis=1)
-        rank = int(np.argmin(np.where(fresh if fresh.any() else free, sums, np.inf)))
-        held[rank, filled[rank]] = expert
-        filled[rank] += 1
-        sums[rank] += weight[place]
-    return ExpertPlacement(held, sums)
+        fresh = free & ~(held == owner[item]).any(axis=1)
+        pack = int(np.argmin(np.where(fresh if fresh.any() else free, sums, np.inf)))
+        held[pack, filled[pack]] = owner[item]
+        filled[pack] += 1
+        sums[pack] += weight[item]
+    return held, sums
 
 
 def place_spread(loads: npt.ArrayLike, redundant: int = 0) -> float:

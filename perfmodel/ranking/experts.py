@@ -108,8 +108,8 @@ def expert_sweep(asked: ExpertLayer, ranks: Sequence[int]) -> list[dict[str, Any
     """
     layer, system = asked.layer, asked.target.system
     for n in ranks:
-        if n < 1 or layer.experts % n:
-            raise PlanError(f"{n} ranks do not divide {layer.experts} experts")
+        if n < 1 or (layer.experts % n and not asked.redundant):
+            raise PlanError(f"{n} ranks do not divide {layer.experts} experts; copies of some may make them divide")
         if n > system.max_devices:
             raise PlanError(f"{system.id} connects at most {system.max_devices} devices, and {n} are wanted")
     sizes = as_floats(ranks)
@@ -120,13 +120,18 @@ def expert_sweep(asked: ExpertLayer, ranks: Sequence[int]) -> list[dict[str, Any
     allowed = np.minimum(limit, domains) / domains
     reached = as_floats(ranks_reached(layer.topk, layer.experts * allowed, sizes * allowed))
     visited = as_floats(units_reached(layer.topk, layer.experts, domains, limit))
+    # A power law does not say which expert is the busy one.
+    picks = asked.picks() if asked.loads is not None else np.random.default_rng(0).permutation(asked.picks())
     rows = []
     for i, count in enumerate(ranks):
         copies = asked.redundant + (-(layer.experts + asked.redundant)) % count if asked.redundant else 0
-        picks = asked.picks()
-        in_order = picks.reshape(count, -1).sum(axis=1)
-        mixed = np.random.default_rng(0).permutation(picks).reshape(count, -1).sum(axis=1)
-        plain = in_order if asked.loads is not None else mixed  # a power law does not say which expert is the busy one
+        # Without copies there is an even number of experts per rank, or no such deployment.
+        by_rank = picks.reshape(count, -1).sum(axis=1) if layer.experts % count == 0 else np.array([np.nan])
+        # As EPLB does: within nodes where they divide the router's groups, over all ranks where they do not.
+        nodes = int(domains[i]) if layer.group_limit and layer.groups % domains[i] == 0 else 1
+        levelled = balanced_experts(
+            picks, count, copies, nodes=nodes if copies % nodes == 0 else 1, groups=layer.groups
+        )
         rows.append(
             {
                 "ranks": count,
@@ -134,9 +139,9 @@ def expert_sweep(asked: ExpertLayer, ranks: Sequence[int]) -> list[dict[str, Any
                 "places_per_rank": (layer.experts + copies) // count,
                 "ranks_per_token": float(reached[i]),
                 "domains_per_token": float(visited[i]),
-                "imbalance": float(plain.max() / plain.mean()),
+                "imbalance": float(by_rank.max() / by_rank.mean()),
                 "copies": copies,
-                "levelled_imbalance": balanced_experts(picks, count, copies).imbalance,
+                "levelled_imbalance": levelled.imbalance,
                 **{name: values[i] if isinstance(values, list) else float(values[i]) for name, values in times.items()},
             }
         )

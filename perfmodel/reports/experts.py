@@ -37,7 +37,7 @@ def expert_table(asked: ExpertLayer, rows: Sequence[Mapping[str, Any]]) -> str:
             str(row["places_per_rank"]),
             f"{row['ranks_per_token']:.2f}",
             f"{row['domains_per_token']:.2f} of {row['domains']}",
-            f"{row['imbalance']:.2f}",
+            f"{row['imbalance']:.2f}" if row["imbalance"] == row["imbalance"] else "-",
             str(row["copies"]),
             f"{row['levelled_imbalance']:.2f}",
             *(_time(row[f"{name}_s"]) for name in ("dispatch", "experts", "combine")),

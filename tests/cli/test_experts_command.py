@@ -39,6 +39,12 @@ def test_more_ranks_reach_more_of_them_and_are_busier(capsys):
         assert row["algorithm"] == "deepep_low_latency"
 
 
+def test_copies_make_places_divide(capsys):
+    (row,) = rows(capsys, "--ep", "144", "--redundant", "32")["layers"]
+    assert (row["copies"], row["places_per_rank"], row["imbalance"]) == (32, 2, None)
+    assert 1 <= row["levelled_imbalance"] < 5
+
+
 def test_prompts_use_the_throughput_kernels(capsys):
     text = run(capsys, "--ep", "16", "--tokens", "4k", "--prefill")
     assert "deepep_normal" in text
