@@ -135,11 +135,7 @@ def token_s(requests: int, isl: float, osl: float, *, drafted: int = 1, on: Targ
     """Time per output token: a step, drafting with it, over the tokens that are expected of it."""
     on, model, grid = on or supernode(), deepseek(), decode_plan(requests)
     precision = precision_of(model, "int8")
-    cost = 0.0
-    if drafted:
-        step = Step(np.asarray(requests / DIES), drafted + 1.0, isl + osl / 2.0, decode=True)
-        cost = float(np.ravel(draft_cost(model, on, grid, step, precision))[0])
-    load = Workload(isl, osl, draft_tokens=drafted, acceptance=ACCEPTANCE, draft_cost=cost)
+    load = Workload(isl, osl, draft_tokens=drafted, acceptance=ACCEPTANCE)
     steps = serving_steps(model, on, grid, load, precision)
     return float(np.ravel(decode_token_s(model, grid, load, steps))[0])
 

@@ -66,7 +66,10 @@ def serving(
     sharers: Annotated[float, typer.Option(help="Requests that share a prefix.")] = 1.0,
     draft_tokens: Annotated[int, typer.Option(help="Tokens drafted per decode step (MTP, speculative decoding).")] = 0,
     acceptance: Annotated[float, typer.Option(help="Probability that a drafted token is accepted.")] = 0.7,
-    draft_cost: Annotated[float, typer.Option(help="Time to draft a token, over a plain decode step.")] = 0.0,
+    draft_cost: Annotated[
+        float | None,
+        typer.Option(help="Time to draft a token, over a decode step; by default its own blocks'."),
+    ] = None,
     pareto: Annotated[bool, typer.Option("--pareto", help="Show the front of TPOT against rate per GPU.")] = False,
     workers: Annotated[
         Workers, typer.Option(help="Prompts and tokens on the same workers, on separate ones, or both compared.")

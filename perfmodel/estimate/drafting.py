@@ -6,11 +6,12 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from perfmodel.arrays import as_floats
+from perfmodel.arrays import Floats, as_floats
 from perfmodel.errors import PlanError
 from perfmodel.estimate.compiled import Same
 from perfmodel.estimate.step import step_times
 from perfmodel.estimate.target import Target
+from perfmodel.estimate.workload import Workload
 from perfmodel.layers.base import Step
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
@@ -54,6 +55,39 @@ def draft_cost(
     (whole,) = step_times(model, target, [(grid, step)], precision)
     (drafted,) = step_times(_drafter(Same(model)), target, [(grid, once)], precision)
     return drafted.seconds / whole.seconds
+
+
+def drafting_factor(
+    model: ModelSpec, target: Target, grid: PlanGrid, workload: Workload, step: Step, precision: Precision
+) -> Floats:
+    """Time of a decode step and of drafting for the next one, over the time of the step.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Model.
+    target : Target
+        System, kernels and engine.
+    grid : PlanGrid
+        Plans.
+    workload : Workload
+        Says how many tokens are drafted, and what one costs where that is not left to the model's own blocks.
+    step : Step
+        The decode step.
+    precision : Precision
+        Number formats.
+
+    Returns
+    -------
+    float or array
+        Factor, 1 where nothing is drafted [1].
+    """
+    if not workload.draft_tokens:
+        return 1.0
+    cost: Floats = 0.0 if workload.draft_cost is None else workload.draft_cost
+    if workload.draft_cost is None and model.mtp:
+        cost = draft_cost(model, target, grid, step, precision)
+    return as_floats(1.0 + workload.draft_tokens * as_floats(cost))
 
 
 @lru_cache(maxsize=16)

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.serving import speculated_tokens
 from perfmodel.estimate.compiled import shard_of
+from perfmodel.estimate.drafting import drafting_factor
 from perfmodel.estimate.footprint import Footprint, serving_footprint
 from perfmodel.estimate.split_steps import one_step
 from perfmodel.estimate.step import StepTime, launched_ahead, stage_imbalance
@@ -217,14 +218,9 @@ def token_work(
     # A stated batch is one that the workers were set up for; memory only limits those whose batch is open.
     places = np.maximum(np.where(np.isfinite(batch), batch, footprint.requests), 1.0)
     running = np.minimum(per_rank, places)
-    step = one_step(
-        model,
-        target,
-        grid,
-        Step(np.ceil(running / grid.pp), as_floats(workload.draft_tokens + 1.0), isl + osl / 2.0, decode=True),
-        precision,
-    )
-    drafting = (1.0 + workload.draft_tokens * workload.draft_cost) / speculated_tokens(
+    verified = Step(np.ceil(running / grid.pp), as_floats(workload.draft_tokens + 1.0), isl + osl / 2.0, decode=True)
+    step = one_step(model, target, grid, verified, precision)
+    drafting = drafting_factor(model, target, grid, workload, verified, precision) / speculated_tokens(
         workload.draft_tokens, workload.acceptance
     )
     token_s = as_floats(step.seconds) * stage_imbalance(model.layers, grid.pp) * drafting

@@ -22,6 +22,7 @@ from perfmodel.costs.serving import (
     speculated_tokens,
 )
 from perfmodel.errors import PlanError
+from perfmodel.estimate.drafting import drafting_factor
 from perfmodel.estimate.footprint import Footprint, serving_footprint
 from perfmodel.estimate.host_link import host_fetch
 from perfmodel.estimate.mixed_steps import added_s, decoding_requests, pieces_of
@@ -73,6 +74,8 @@ class ServingSteps:
         Time for which a prompt's cache from host memory occupies the host link [s].
     fetched_s : float or array
         Part of it that computing the rest of the prompt does not hide [s].
+    drafting : float or array
+        Time of a decode step and of drafting for the next one, over the time of the step [1].
     """
 
     decode: StepTime
@@ -84,6 +87,7 @@ class ServingSteps:
     together: Floats = 1.0
     fetch_s: Floats = 0.0
     fetched_s: Floats = 0.0
+    drafting: Floats = 1.0
 
     @property
     def prompt_s(self) -> npt.NDArray[np.float64]:
@@ -152,6 +156,7 @@ def serving_steps(
         # What a prompt waits for its launches, the steps of others fill.
         marginal_s = (shared.seconds - shared.over_plans("host_s")) / together
         found = ServingSteps(decode, alone, marginal_s, shared.seconds, footprint)
+    found = replace(found, drafting=drafting_factor(model, target, grid, workload, wanted[0], precision))
     if not workload.host_hit:
         return found
     fetch_s, seen = host_fetch(model, target, grid, workload, precision, found.prompt_s)
@@ -460,8 +465,7 @@ def decode_token_s(
     ndarray of grid.shape
         Seconds.
     """
-    drafting = 1.0 + workload.draft_tokens * workload.draft_cost
-    decode_s = as_floats(steps.decode.seconds) * stage_imbalance(model.layers, grid.pp) * drafting
+    decode_s = as_floats(steps.decode.seconds) * stage_imbalance(model.layers, grid.pp) * steps.drafting
     return as_floats(decode_s / speculated_tokens(workload.draft_tokens, workload.acceptance))
 
 

@@ -41,8 +41,9 @@ class Workload:
         Tokens that are drafted per decode step and verified together; 0 for plain decoding.
     acceptance : float
         Probability that a drafted token is accepted, given that those before it were [1].
-    draft_cost : float
-        Time to draft one token over the time of a plain decode step [1].
+    draft_cost : float, optional
+        Time to draft one token over the time of a decode step; by default that of the model's own blocks that predict
+        further tokens, and nothing where it has none [1].
     """
 
     isl: Floats
@@ -56,7 +57,7 @@ class Workload:
     sharers: float = 1.0
     draft_tokens: int = 0
     acceptance: float = 0.7
-    draft_cost: float = 0.0
+    draft_cost: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("isl", "osl"):
@@ -76,8 +77,9 @@ class Workload:
             raise PlanError(f"sharers must be at least 1, not {self.sharers:g}")
         shares = ("prefix_hit", "host_hit", "shared_prefix", "acceptance")
         for name, top in (*((each, 1.0) for each in shares), ("draft_cost", np.inf), ("draft_tokens", 16.0)):
-            if not 0 <= getattr(self, name) <= top:
-                raise PlanError(f"{name} must lie between 0 and {top:g}, not {getattr(self, name):g}")
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= top:
+                raise PlanError(f"{name} must lie between 0 and {top:g}, not {value:g}")
         if self.prefix_hit + self.host_hit + self.shared_prefix > 1:
             raise PlanError("prefix_hit, host_hit and shared_prefix together exceed the input")
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import perfmodel as pm
-from perfmodel.api import precision_of
+from perfmodel.api import precision_of, target
 from perfmodel.costs.serving import (
     closed_loop_wait,
     first_wave_wait,
@@ -23,11 +23,12 @@ from perfmodel.errors import PlanError
 from perfmodel.estimate.disaggregated import predict_disaggregated
 from perfmodel.estimate.operator_sums import SHARED
 from perfmodel.estimate.pools import Pool
-from perfmodel.estimate.serving import predict_serving
+from perfmodel.estimate.serving import decode_token_s, predict_serving, serving_steps
 from perfmodel.estimate.step import hosted, launched_ahead, step_time
 from perfmodel.estimate.workload import Workload
 from perfmodel.layers.base import Step
 from perfmodel.models.catalog import load_model
+from perfmodel.parallel.grid import plans
 from perfmodel.validate.serving import predict_serving_cases
 
 MODEL = pm.load_model("meta-llama/Llama-3.1-70B-Instruct")
@@ -318,3 +319,19 @@ def test_block_scaled_products_are_quantised_apart_where_they_are_timed_so(syste
     assert [op.name for op in found] == [f"{op.name} quantisation" for op in gemms]
     assert all(names[names.index(op.name) + 1] + " quantisation" == op.name for op in found)
     assert [np.ravel(op.nbytes())[0] for op in found] == [np.ravel(4 * op.in_features * 3)[0] for op in gemms]
+
+
+def test_drafting_costs_what_the_models_own_blocks_take():
+    model, on, plan = load_model("deepseek-v3"), target("hgx-h200"), plans(dp=8, ep=8, concurrency=64)
+    precision = precision_of(model)
+
+    def token(**draft):
+        load = Workload(1000.0, 200.0, draft_tokens=1, **draft)
+        steps = serving_steps(model, on, plan, load, precision)
+        return float(np.ravel(decode_token_s(model, plan, load, steps))[0])
+
+    # One layer of 61 and the head: between 1 and 10 % of a step.
+    assert 1.01 < token() / token(draft_cost=0.0) < 1.10
+    dense = load_model("llama-3.1-8b")
+    load = Workload(1000.0, 200.0, draft_tokens=1)
+    assert serving_steps(dense, on, plans(tp=1, concurrency=8), load, precision_of(dense)).drafting == 1.0
