@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from perfmodel.arrays import as_floats
 from perfmodel.costs.formats import get_format
-from perfmodel.errors import PlanError
+from perfmodel.errors import PlanError, UnitError
 from perfmodel.estimate.kernel_checks import load_kernels
 from perfmodel.estimate.open_loop import at_rate
 from perfmodel.estimate.result import Estimate
@@ -112,7 +112,10 @@ def target(
             raise PlanError(f"expert_skew must lie between 0 and 4, not {expert_skew:g}")
         software = replace(software, expert_skew=float(expert_skew))
     if chunk is not None:
-        tokens = tokens_of(chunk)
+        try:
+            tokens = tokens_of(chunk)
+        except UnitError as error:
+            raise PlanError(f"chunk: {error}") from None
         if not 1 <= tokens < float("inf"):
             raise PlanError(f"a chunk needs at least 1 token, not {chunk}")
         software = replace(software, chunk_tokens=tokens)

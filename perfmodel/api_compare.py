@@ -77,6 +77,7 @@ def compare(
     ttft: float | str | None = None,
     tpot: float | str | None = None,
     rate: float = 0.0,
+    ttft_p99: float | str | None = None,
     precision: str | None = None,
     kv: str | None = None,
     engine: str = "neutral",
@@ -111,6 +112,8 @@ def compare(
         Limits, in seconds or with a unit ("50ms").
     rate : float
         Requests per second that must be sustained.
+    ttft_p99 : float or str, optional
+        Limit for 99 requests in 100, under Poisson arrivals.
     precision : str, optional
         Weight format; the checkpoint's by default.
     kv : str, optional
@@ -144,7 +147,7 @@ def compare(
         first = prefill_system if isinstance(prefill_system, Target) else target(prefill_system, engine)
     workload = Workload(tokens_of(isl), tokens_of(osl), **(load or {}))
     held = {k: int(v) for k, v in chosen.items() if v is not None}
-    limits, formats = limits_of(ttft, tpot, rate), precision_of(spec, precision, kv, on)
+    limits, formats = limits_of(ttft, tpot, rate, ttft_p99), precision_of(spec, precision, kv, on)
     paid = price_of(price)
     both: dict[str, Any] = {"together": None, "separate": None}
     missing = []

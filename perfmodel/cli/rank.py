@@ -141,14 +141,13 @@ def serving(
     }
     late = options.seconds(ttft_p99, "ttft-p99")
     if workers is not Workers.together:
-        if late is not None:
-            raise PlanError("--ttft-p99 needs --workers together")
         if pareto or concurrency is not None:
             raise PlanError("--pareto and --concurrency need --workers together")
         comparison = api_compare.compare(
             spec,
             on,
             **asked,
+            ttft_p99=late,
             prefill_system=prefill_system and api.target(prefill_system, engine, profiles=profiles),
             link=link,
             layerwise=layerwise,

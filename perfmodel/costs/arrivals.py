@@ -225,3 +225,90 @@ def poisson_wait_quantile(
         below = as_floats(reached(middle)) < q
         low, high = np.where(below, middle, low), np.where(below, high, middle)
     return np.where(stable, high, np.inf)[()]
+
+
+@formula(
+    name="several_servers_wait",
+    quantity="time",
+    equation=r"w = \frac{C\,t}{2\,c\,(1 - \rho)}, \quad C = \rho^{\sqrt{2(c + 1)} - 1}, \quad \rho = \lambda\,t / c",
+    source="Sakasegawa 1977 for the chance to wait at c servers; half of it for equal service times (Allen, Cunneen)",
+)
+def several_servers_wait(service_s: Floats, arrival_rate: Floats, servers: Floats) -> Floats:
+    r"""Mean wait of prompts that arrive at random for the first of several prefill workers.
+
+    .. math:: w = \frac{C\,t}{2\,c\,(1 - \rho)}, \quad C = \rho^{\sqrt{2(c + 1)} - 1}
+
+    Parameters
+    ----------
+    service_s : float or array
+        Time t for which one worker is busy with a prompt [s].
+    arrival_rate : float or array
+        Prompts lambda that arrive per second at all of them [1/s].
+    servers : float or array
+        Workers c.
+
+    Returns
+    -------
+    float or array
+        Wait; infinite where prompts come faster than they are worked off [s].
+
+    References
+    ----------
+    Sakasegawa 1977, Annals of the Institute of Statistical Mathematics 29; Allen 1990, Probability, statistics, and
+    queueing theory. Exact for one server.
+
+    Examples
+    --------
+    >>> round(float(several_servers_wait(0.1, 5.0, 1)), 4), round(float(several_servers_wait(0.1, 35.0, 4)), 4)
+    (0.05, 0.0749)
+    """
+    load = as_floats(service_s) * arrival_rate / servers
+    stable = load < SATURATED
+    load = np.where(stable, load, 0.0)
+    waiting = load ** (np.sqrt(2.0 * (as_floats(servers) + 1.0)) - 1.0)
+    return np.where(stable, waiting * service_s / (2.0 * as_floats(servers) * (1.0 - load)), np.inf)[()]
+
+
+@formula(
+    name="several_servers_quantile",
+    quantity="time",
+    equation=r"P(w > x) = C\,e^{-C x / \bar{w}}",
+    source="Exponential tail with the mean and the chance to wait of `several_servers_wait`",
+)
+def several_servers_quantile(
+    service_s: Floats, arrival_rate: Floats, servers: Floats, *, quantile: Floats = 0.5
+) -> Floats:
+    r"""Wait at several prefill workers that a share of all prompts does not exceed.
+
+    .. math:: P(w > x) = C\,e^{-C x / \bar{w}}
+
+    Parameters
+    ----------
+    service_s : float or array
+        Time t for which one worker is busy with a prompt [s].
+    arrival_rate : float or array
+        Prompts lambda that arrive per second at all of them [1/s].
+    servers : float or array
+        Workers c.
+    quantile : float or array
+        Share of prompts that wait no longer, below 1.
+
+    Returns
+    -------
+    float or array
+        Wait; 0 where more prompts than that find a worker free [s].
+
+    References
+    ----------
+    Exact for one server and exponential service times.
+
+    Examples
+    --------
+    >>> [round(float(several_servers_quantile(0.1, 5.0, 1, quantile=q)), 3) for q in (0.4, 0.9, 0.99)]
+    [0.0, 0.161, 0.391]
+    """
+    load = np.minimum(as_floats(service_s) * arrival_rate / servers, 1.0)
+    waiting = load ** (np.sqrt(2.0 * (as_floats(servers) + 1.0)) - 1.0)
+    mean = several_servers_wait(service_s, arrival_rate, servers)
+    some = np.maximum(waiting, 1e-300)
+    return np.maximum(mean / some * np.log(some / (1.0 - as_floats(quantile))), 0.0)[()]

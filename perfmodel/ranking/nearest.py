@@ -50,7 +50,9 @@ def nearest_miss(
         for column, limit in (pair for pair in late_of if pair[0] in estimate.columns):
             excess = np.maximum(excess, estimate[column] / limit)
         if limits.rate:
-            excess = np.maximum(excess, limits.rate / (estimate["requests_per_s"] * replicas))
+            sustained = estimate["requests_per_s"] * replicas
+            short = np.where(sustained > 0, limits.rate / np.where(sustained > 0, sustained, 1.0), np.inf)
+            excess = np.maximum(excess, short)
         i = int(np.argmin(np.where(reached, excess, np.inf)))
         row = estimate.row(i)
         return (

@@ -192,8 +192,8 @@ def rank_separate(
         raise PlanError("ranking by energy needs devices whose power limit is published")
     if gpus < 2:
         raise PlanError(f"separate workers need at least 2 GPUs, not {gpus}")
-    if workload.arrivals != "closed" or np.isfinite(limits.ttft_p99_s):
-        raise PlanError("separate workers are predicted in a closed loop only; Poisson arrivals need common workers")
+    if workload.arrivals == "closed" and np.isfinite(limits.ttft_p99_s):
+        raise PlanError("a limit for 99 % of requests needs Poisson arrivals: a closed loop has no distribution")
     if workload.host_hit:
         raise PlanError("a cache in host memory is predicted for common workers only")
     chosen = {k: v for k, v in (chosen or {}).items() if k != "concurrency"}
@@ -292,7 +292,8 @@ def _nearest_miss(
         counts = np.bincount(code, minlength=len(rules) + 1)[1:]
         return f"no decode worker fits on {gpus} GPUs: {rules[int(counts.argmax())].category}. Ask for more GPUs."
     excess = np.maximum(mesh["ttft_s"] / limits.ttft_s, mesh["tpot_s"] / limits.tpot_s)
-    excess = np.maximum(excess, limits.rate / mesh["requests_per_s"])
+    excess = np.maximum(excess, mesh.get("ttft_p99_s", mesh["ttft_s"]) / limits.ttft_p99_s)
+    excess = np.nan_to_num(np.maximum(excess, limits.rate / mesh["requests_per_s"]), nan=np.inf)
     i = int(np.argmin(np.where(reached & (mesh["enough"].ravel() > 0), excess.ravel(), np.inf)))
     return (
         "no deployment with separate workers meets the limits. Nearest:"

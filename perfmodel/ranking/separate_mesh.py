@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from perfmodel.arrays import as_floats
+from perfmodel.costs.arrivals import several_servers_quantile, several_servers_wait
 from perfmodel.costs.economy import token_energy, token_price
-from perfmodel.estimate.disaggregated import first_token, hand_over
+from perfmodel.estimate.disaggregated import HANDOFF_STEPS, first_token, hand_over
 from perfmodel.estimate.pools import Link, Prompts, Tokens
 from perfmodel.estimate.workload import Workload
 from perfmodel.models.spec import ModelSpec
@@ -68,26 +69,42 @@ def balance(
     token_s, each, large = second(tokens.token_s), second(grid.concurrency), second(grid.devices)
     moved = np.maximum(first(prompts.sent_bytes), second(tokens.received_bytes)[:, :, :1])
     transfer_s = as_floats(hand_over(model, prompt_s, moved, link))
-    asked = each / (prompt_s + transfer_s + osl * token_s)  # prompts per second that one decode worker can take
+    at_random = workload.arrivals == "poisson"
+    # Prompts per second that one decode worker takes: in a closed loop those that replace its finished requests.
+    asked = each / (prompt_s + transfer_s + osl * token_s)
+    if at_random:
+        asked = (each - second(grid.dp)) / ((osl - 1.0) * token_s)
     balanced = gpus * asked / (large * one_rate + small * asked)
     prefill_workers = np.maximum(np.floor(balanced), 1.0) + np.array(AROUND_BALANCE)
     decode_workers = np.floor((gpus - prefill_workers * small) / large)
     enough = decode_workers >= 1
     decode_workers = np.maximum(decode_workers, 1.0)
     requests = decode_workers * each
-    per_rank = np.ceil(each / second(grid.dp))
-    ttft = first_token(
-        workload,
-        prompt_s=prompt_s,
-        transfer_s=transfer_s,
-        token_s=token_s,
-        stream_s=second(tokens.stream_s),
-        rate=prefill_workers * one_rate,
-        requests=requests,
-        per_rank=per_rank,
-        places=np.maximum(second(tokens.places), per_rank),
-    )
-    rate = requests / (as_floats(ttft) + (osl - 1.0) * token_s)
+    prompt_rate = prefill_workers * one_rate
+    more: dict[str, npt.NDArray[np.float64]] = {}
+    if at_random:
+        rate = np.where(asked > 0, asked * decode_workers, np.nan)
+        servers = prefill_workers * first(pool.dp)
+        busy_s = servers / prompt_rate
+        started = prompt_s + transfer_s + HANDOFF_STEPS * token_s + second(tokens.stream_s)
+        ttft = as_floats(started + several_servers_wait(busy_s, rate, servers))
+        more["ttft_p99_s"] = started + as_floats(several_servers_quantile(busy_s, rate, servers, quantile=0.99))
+    else:
+        per_rank = np.ceil(each / second(grid.dp))
+        ttft = as_floats(
+            first_token(
+                workload,
+                prompt_s=prompt_s,
+                transfer_s=transfer_s,
+                token_s=token_s,
+                stream_s=second(tokens.stream_s),
+                rate=prompt_rate,
+                requests=requests,
+                per_rank=per_rank,
+                places=np.maximum(second(tokens.places), per_rank),
+            )
+        )
+        rate = requests / (ttft + (osl - 1.0) * token_s)
     out = {
         "ttft_s": ttft,
         "tpot_s": token_s,
@@ -96,12 +113,13 @@ def balance(
         "tokens_per_s": rate * osl,
         "tokens_per_s_per_gpu": rate * osl / gpus,
         "input_tokens_per_s_per_gpu": rate * workload.isl / gpus,
-        "prefill_busy": np.minimum(rate / (prefill_workers * one_rate), 1.0),
+        "prefill_busy": np.minimum(rate / prompt_rate, 1.0),
         "concurrency": requests,
         "gpus": prefill_workers * small + decode_workers * large,
         "prefill_workers": prefill_workers,
         "decode_workers": decode_workers,
         "enough": enough,
+        **more,
     }
     shape = np.broadcast_shapes(*(as_floats(values).shape for values in out.values()))
     return {name: np.broadcast_to(as_floats(values), shape) for name, values in out.items()}
@@ -157,8 +175,16 @@ def deployment_rules(mesh: Mapping[str, npt.NDArray[np.float64]], limits: Limits
     tuple of Rule
         Enough devices, TTFT, rate.
     """
+    slow = np.isnan(mesh["requests_per_s"]) | np.isinf(mesh["ttft_s"])
+    late = mesh.get("ttft_p99_s", mesh["ttft_s"])
     return (
         Rule("too few GPUs for one worker of each kind", mesh["enough"] < 1, lambda _: "too few GPUs"),
+        Rule("prompts come faster than they are worked off", slow, lambda _: "prompts come too fast, or not at all"),
+        Rule(
+            f"TTFT of 99% above {format_time(limits.ttft_p99_s)}" if np.isfinite(limits.ttft_p99_s) else "TTFT of 99%",
+            late > limits.ttft_p99_s,
+            lambda i: f"99% see a TTFT of up to {format_time(float(late.ravel()[i]))}",
+        ),
         Rule(
             f"TTFT above {format_time(limits.ttft_s)}" if np.isfinite(limits.ttft_s) else "TTFT",
             mesh["ttft_s"] > limits.ttft_s,

@@ -7,6 +7,7 @@ import numpy as np
 from perfmodel.arrays import as_floats
 from perfmodel.errors import NothingFeasibleError, PlanError
 from perfmodel.estimate.footprint import serving_footprint
+from perfmodel.estimate.open_loop import SPARE_DEVIATIONS
 from perfmodel.estimate.pools import Prompts, Tokens, prompt_work, token_work
 from perfmodel.estimate.serving_rules import serving_rules
 from perfmodel.estimate.target import Target
@@ -165,7 +166,11 @@ def decode_pool(
     grid = plans(**{name: getattr(splits, name)[:, None] for name in SPLIT}, concurrency=ladder)
     tokens = token_work(model, target, grid, workload, precision, per_rank=np.ceil(grid.concurrency / grid.dp))
     token_s = np.broadcast_to(tokens.token_s, grid.shape)
-    full = np.broadcast_to(grid.concurrency > as_floats(tokens.places) * grid.dp, grid.shape)
+    held = grid.concurrency
+    if workload.arrivals == "poisson":
+        # A number that swings about its mean; the cache holds it 99 % of the time.
+        held = np.ceil(held + SPARE_DEVIATIONS * np.sqrt(held))
+    full = np.broadcast_to(held > as_floats(tokens.places) * grid.dp, grid.shape)
     late = (
         Rule("KV cache exceeds memory", full, lambda _: "the KV cache exceeds memory"),
         Rule(

@@ -252,6 +252,8 @@ def _largest_concurrency(
 def _utilisation(estimate: Estimate) -> npt.NDArray[np.float64]:
     """Rate of each plan over the largest that its split sustains at any concurrency that the cache holds."""
     shape = estimate.grid.shape
+    if shape[-1] == 1:
+        return np.full(len(estimate), np.nan)  # one concurrency was asked for, so nothing is known of the largest
     concurrency = np.broadcast_to(estimate.grid.concurrency, shape)
     held = concurrency + SPARE_DEVIATIONS * np.sqrt(concurrency) <= estimate["capacity_requests"].reshape(shape)
     rate = estimate["requests_per_s"].reshape(shape)

@@ -95,8 +95,19 @@ def table_rows(comparison: Comparison, top: int) -> tuple[list[str], list[list[s
         Header, and one list of cells per deployment.
     """
     shown = comparison.rows(top)
+    arriving = all("ttft_p99_s" in row for row in shown)
     idle = any(row["gpus"] != shown[0]["gpus"] for row in shown)
-    header = ["rank", "workers", *(["GPUs"] if idle else []), "requests", "TTFT", "TPOT", "tok/s/GPU", "transfer"]
+    header = [
+        "rank",
+        "workers",
+        *(["GPUs"] if idle else []),
+        "requests",
+        "TTFT",
+        *(["p99"] if arriving else []),
+        "TPOT",
+        "tok/s/GPU",
+        "transfer",
+    ]
     priced = all("usd_per_million_tokens" in row for row in shown)
     header += [*(["USD/Mtok"] if priced else []), "J/tok", "memory", "bound in decode"]
     rows = [
@@ -106,6 +117,7 @@ def table_rows(comparison: Comparison, top: int) -> tuple[list[str], list[list[s
             *([str(row["gpus"])] if idle else []),
             str(_requests(row)),
             format_time(row["ttft_s"]),
+            *([format_time(row["ttft_p99_s"])] if arriving else []),
             format_time(row["tpot_s"]),
             three_digits(row["tokens_per_s_per_gpu"]),
             format_time(row["transfer_s"]) if row["workers"] == "separate" else "",
@@ -144,6 +156,8 @@ def why_not(comparison: Comparison) -> str:
             lines.append(f"Prompts on {part.systems[0]}, tokens on {part.systems[1]}; GPUs of both count alike.")
     lines += [reason for reason in comparison.missing if len(comparison)]
     limits = (comparison.separate or comparison.together).limits  # type: ignore[union-attr]
+    if "ttft_p99_s" in comparison.rows(1)[0]:
+        lines.append("Poisson arrivals; requests: those decoding; p99: TTFT that 99 of 100 requests stay within.")
     if comparison.fewest:
         kinds = {"together": "on common workers", "separate": "with separate ones"}
         needed = ", ".join(f"{count} GPUs {kinds[kind]}" for kind, count in comparison.fewest.items())

@@ -111,7 +111,7 @@ def table_rows(ranking: Ranking, top: int) -> tuple[list[str], list[list[str]]]:
                 *([format_time(float(row["ttft_p99_s"]))] if arriving else []),
                 format_time(float(row["tpot_s"])),
                 three_digits(float(row["tokens_per_s_per_gpu"])),
-                *([f"{100 * float(row['utilisation']):.0f}%"] if arriving else []),
+                *([_percent(row["utilisation"])] if arriving else []),
                 *([three_digits(float(row["usd_per_million_tokens"]))] if priced else []),
                 f"{format_size(float(row['memory_bytes']), binary=True)} {used:.0f}%",
                 *([] if arriving or priced else [headroom]),
@@ -119,6 +119,10 @@ def table_rows(ranking: Ranking, top: int) -> tuple[list[str], list[list[str]]]:
             ]
         )
     return header, rows
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}%" if np.isfinite(share) else ""
 
 
 def why_not(ranking: Ranking) -> str:
@@ -145,7 +149,7 @@ def why_not(ranking: Ranking) -> str:
             f"\n {ranking.limits.rate:g} requests/s need at least {fewest[0]} GPUs: {fewest[0] // _devices(row)} of"
             f" {plan_name(row)}, {row['requests_per_s']:.3g} requests/s each."
         )
-    if len(np.unique(ranking.estimate.grid.pp)) > 1:
+    if np.any(np.diff(ranking.estimate["tokens_per_s_per_gpu"][ranking.order]) > 0):
         text += f"\n Rates within {100 * NEAR_TIE:.0f}% of each other count as equal: fewer pipeline stages come first."
     if "ttft_p99_s" in ranking.estimate.columns:
         text += (

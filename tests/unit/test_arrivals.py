@@ -177,3 +177,18 @@ def test_explain_takes_a_rate(capsys):
         main([*arguments, "--rate", "30"])
     assert stop.value.code == 1
     assert "the replica sustains" in capsys.readouterr().err
+
+
+def test_rankings_at_edges_warn_of_nothing(capsys):
+    arguments = ["rank", "serving", "--model", "llama-3.1-8b", "--system", "hgx-h100", "--gpus", "2", "--isl", "2k"]
+    arguments += ["--osl", "200", "--arrivals", "poisson"]
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, "--rate", "1e9"])
+    out = capsys.readouterr()
+    assert stop.value.code == 1
+    assert out.err.count("\n") == 1
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, "--concurrency", "16"])
+    row = capsys.readouterr().out.splitlines()[4]
+    assert stop.value.code == 0
+    assert row.split().count("%") == 0

@@ -13,6 +13,7 @@ import perfmodel as pm
 from perfmodel.api import precision_of
 from perfmodel.api_compare import link_of
 from perfmodel.cli.main import main
+from perfmodel.costs.arrivals import poisson_wait, several_servers_quantile, several_servers_wait
 from perfmodel.costs.collectives import point_to_point
 from perfmodel.costs.handoff import layerwise_transfer
 from perfmodel.errors import NothingFeasibleError, PlanError
@@ -211,3 +212,44 @@ def test_the_fewest_gpus_for_a_rate_are_named_for_both_kinds(capsys):
     _, out, _ = run(capsys, "--workers", "both", "--ttft", "2s", "--rate", "2")
     assert "2 requests/s need at least " in out
     assert " GPUs with separate ones" in out
+
+
+def simulate_prompts(rate, service, servers, count=20_000):
+    random = np.random.default_rng(11)
+    free, waits = np.zeros(servers), []
+    for arrival in np.cumsum(random.exponential(1 / rate, count)):
+        first = int(np.argmin(free))
+        begun = max(arrival, free[first])
+        waits.append(begun - arrival)
+        free[first] = begun + service
+    return np.array(waits[count // 10 :])
+
+
+@pytest.mark.parametrize(("load", "servers"), [(0.5, 1), (0.7, 2), (0.8, 4), (0.9, 16)])
+def test_waits_for_one_of_several_workers_against_a_simulation(load, servers):
+    rate = load * servers / 0.1
+    waits = simulate_prompts(rate, 0.1, servers)
+    assert several_servers_wait(0.1, rate, servers) == pytest.approx(waits.mean(), rel=0.25)
+    found, predicted = np.quantile(waits, 0.99), several_servers_quantile(0.1, rate, servers, quantile=0.99)
+    assert 0.9 * found <= predicted <= 1.4 * found + 0.02
+    assert several_servers_wait(0.1, 1.01 * servers / 0.1, servers) == np.inf
+
+
+def test_one_server_is_the_queue_of_a_single_worker():
+    for load in (0.1, 0.5, 0.9):
+        assert several_servers_wait(0.1, load / 0.1, 1) == pytest.approx(poisson_wait(0.1, load / 0.1, 0.0))
+
+
+def test_requests_that_arrive_at_random_are_ranked_too(capsys):
+    both = pm.compare(MODEL, H100, gpus=8, isl=4000, osl=500, tpot="30ms", ttft_p99="2s", load={"arrivals": "poisson"})
+    for row in both.rows(20):
+        assert row["ttft_s"] <= row["ttft_p99_s"] <= 2.0
+        assert row["tpot_s"] <= 0.03
+    closed = pm.compare(MODEL, H100, gpus=8, isl=4000, osl=500, tpot="30ms", ttft="2s", together=False).rows(1)[0]
+    best = next(row for row in both.rows(20) if row["workers"] == "separate")
+    # Random arrivals cost some of what a closed loop of the same limits does.
+    assert 0.5 * closed["tokens_per_s"] < best["tokens_per_s"] < 1.1 * closed["tokens_per_s"]
+    code, out, _ = run(capsys, "--workers", "both", "--arrivals", "poisson", "--ttft-p99", "3s")
+    assert code == 0
+    assert " p99 " in out
+    assert max(map(len, out.splitlines())) <= 125
