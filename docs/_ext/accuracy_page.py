@@ -263,6 +263,10 @@ def serving_scores(rules: Mapping[str, Any]) -> list[str]:
             errors = (f"{float(row[name]):.1f}" for name in percents)
             rows.append((text(row["group"]), row["metric"].upper(), f"{float(row['cases']):,.0f}", *errors))
         lines += table(("engine and device", "metric", "cases", *percents), rows)
+        if "choices" in each:
+            with (SCORES / each["choices"]).open(encoding="utf-8", newline="") as file:
+                asked = [(text(r["question"]), f"{float(r['cases']):,.0f}", r["percent"]) for r in csv.DictReader(file)]
+            lines += table(("choices", "pairs or picks", "percent"), asked)
     if not lines:
         return []
     head = [

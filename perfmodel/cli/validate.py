@@ -40,6 +40,7 @@ def serving(
     cases: Cases,
     by: Annotated[str, typer.Option(help="Columns to group by, separated by commas.")] = "engine,hardware",
     leave_out: Annotated[str, typer.Option(help="Column whose values are left out of the fit one at a time.")] = "",
+    choose: Annotated[bool, typer.Option("--choices", help="Score order and picks instead of errors.")] = False,
     format: Annotated[Format, typer.Option(help="How to write the result.")] = Format.table,
     output: options.Output = None,
     profiles: options.Profiles = None,
@@ -47,9 +48,11 @@ def serving(
     """Errors of TTFT and TPOT of measured deployments by engine and device.
 
     --leave-out model (hardware, engine): each model's deployments with the engines' constants fitted to all others.
+    --choices: how often predictions put two splits in the measured order, and pick one that keeps a limit on TPOT.
     """
     from perfmodel.calibrate.cases import read_cases
     from perfmodel.errors import PlanError
+    from perfmodel.validate.choices import choices
     from perfmodel.validate.leave_out import LEFT_OUT, predict_left_out
     from perfmodel.validate.scores import error_table
     from perfmodel.validate.serving import REQUIRED, predict_serving_cases
@@ -62,6 +65,10 @@ def serving(
         _show_fits(fits)
     else:
         predicted = predict_serving_cases(frame, profiles)
+    if choose:
+        rows = choices(frame, predicted)
+        _deliver_rows(rows, list(rows[0]), format, output)
+        return
     scored = frame.assign(**{name: predicted[name] for name in ("ttft_s", "tpot_s")})
     tables = []
     for metric in ("ttft", "tpot"):

@@ -45,6 +45,10 @@ def predict_left_out(
         If no deployment is left to fit to.
     """
     cases = cases.reset_index(drop=True)
+    if "prefill_num_workers" in cases and cases["prefill_num_workers"].notna().any():
+        raise CalibrationError(
+            "column prefill_num_workers: constants are fitted to deployments with one kind of worker"
+        )
     out = pd.DataFrame(np.nan, index=cases.index, columns=["ttft_s", "tpot_s"])
     cases = cases[predict_serving_cases(cases, profiles)["ttft_s"].notna()]
     labels = pd.DataFrame({name: words(cases, name) for name in LEFT_OUT}, index=cases.index)

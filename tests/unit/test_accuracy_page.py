@@ -114,7 +114,12 @@ def test_scores_of_serving_are_those_of_the_files():
                 start = f"| {row['group']} | {row['metric'].upper()} | {float(row['cases']):,.0f} |"
                 errors = f"| {float(row['mape']):.1f} | {float(row['median']):.1f} |"
                 assert any(line.startswith(start) and errors in line for line in text.splitlines()), row
-    assert {path.name for path in SCORES.iterdir()} == {each["scores"] for each in RULE_SET["serving"]}
+        if "choices" in each:
+            with (SCORES / each["choices"]).open(encoding="utf-8", newline="") as file:
+                for row in csv.DictReader(file):
+                    assert f"| {row['question']} | {float(row['cases']):,.0f} | {row['percent']} |" in text
+    named = {each[key] for each in RULE_SET["serving"] for key in ("scores", "choices") if key in each}
+    assert {path.name for path in SCORES.iterdir()} == named
     assert "### Scores" not in accuracy_page(FILES, RULE_SET | {"serving": []}, {})
 
 
