@@ -40,7 +40,7 @@ def run_python(code: str, names: dict[str, Any]) -> str:
     return printed.getvalue().rstrip("\n")
 
 
-def run_command(line: str, *, exit_code: int = 0, columns: int = 120) -> str:
+def run_command(line: str, *, exit_code: int = 0, columns: int = 120, folder: str | None = None) -> str:
     """Run one ``perfmodel ...`` command line; return what a terminal of that width would show, colours aside."""
     program, *arguments = shlex.split(line, comments=True)
     if program != "perfmodel":
@@ -48,6 +48,7 @@ def run_command(line: str, *, exit_code: int = 0, columns: int = 120) -> str:
     done = subprocess.run(
         [sys.executable, "-c", _ENTRY, *arguments],
         env={**os.environ, "COLUMNS": str(columns), "NO_COLOR": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

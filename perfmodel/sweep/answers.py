@@ -310,8 +310,10 @@ def break_even(
         raise SweepError(f"{name} is named for one choice only; name it for both")
     chosen = named[0]
     others = [name for name in axes_of(frame) if name != axis and name not in chosen]
-    keys = [*others, axis]
     sides = [select(kept, side) for side in (a, b)]
+    # What only goes along with the choice, as a price does, is part of it.
+    others = [name for name in others if not _goes_along(sides, name)]
+    keys = [*others, axis]
     # In the order of the study, where both were studied: what was not is not infeasible.
     both = pd.concat(sides).sort_index()[keys].drop_duplicates()
     for side in sides:
@@ -332,6 +334,16 @@ def break_even(
             head | {"axis": axis} | change for change in leader_changes(x, ya, yb, larger=column in LARGER_IS_BETTER)
         ]
     return pd.DataFrame(rows)
+
+
+def _goes_along(sides: Sequence[pd.DataFrame], name: str) -> bool:
+    """Whether a column has one value on either side, and not the same."""
+    values = [side[name].drop_duplicates().tolist() for side in sides]
+    return all(len(found) == 1 for found in values) and values[0] != values[1] and not all(map(_lacks, values))
+
+
+def _lacks(values: Sequence[Any]) -> bool:
+    return bool(pd.isna(values[0]))
 
 
 def leader_changes(

@@ -76,7 +76,9 @@ class Progress(Silent):
         self._total, self._done, self._before = total, done, done
         self._began = self._clock()
         self._shown = self._began
-        if done:
+        if done == total:
+            self.note(f"all {total:,} points are there already")
+        elif done:
             self.note(f"going on: {done:,} of {total:,} points are there already")
 
     def advance(self, points: int, infeasible: int) -> None:

@@ -64,7 +64,7 @@ def test_a_sweep_runs_and_goes_on_and_says_what_there_is(capsys, tmp_path):
     assert "\r" not in err
     code, out, err = run(capsys, "sweep", "run", study, "-o", directory, "--workers", 1)
     assert code == 0
-    assert err == "perfmodel: going on: 26 of 26 points are there already\n"
+    assert err == "perfmodel: all 26 points are there already\n"
     code, out, _ = run(capsys, "sweep", "show", directory)
     assert code == 0
     assert "26 of 26 points, 12 of them infeasible" in out

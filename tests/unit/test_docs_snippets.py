@@ -39,3 +39,9 @@ def test_another_exit_code_than_announced_is_an_error():
     with pytest.raises(SnippetError, match="exit code 0 instead of 1"):
         run_command("perfmodel --help", exit_code=1)
     run_command("perfmodel hardware show no-such-device", exit_code=2)
+
+
+def test_a_command_runs_in_the_folder_of_its_page(tmp_path):
+    (tmp_path / "study.toml").write_text("[serving]\n")
+    shown = run_command("perfmodel sweep study.toml -o results", exit_code=2, folder=str(tmp_path))
+    assert shown == "perfmodel: study.toml: serving.model: is missing"

@@ -156,6 +156,13 @@ def test_groups_of_a_break_even_are_every_combination_of_the_other_axes():
     assert found["break_even"].tolist() == pytest.approx([2.0, 2.0])
 
 
+def test_what_goes_along_with_a_choice_is_part_of_it():
+    rows = [(s, price, g, 10.0 * g if s == "a" else 20.0, 0.1) for s, price in (("a", 1.0), ("b", 2.0)) for g in (1, 4)]
+    found = break_even(table(rows, ("system", "price", "gpus")), "gpus", {"system": "a"}, {"system": "b"})
+    assert found["break_even"].tolist() == pytest.approx([2.0])
+    assert "price" not in found
+
+
 WRONG = [
     (lambda: best(FRAME, ["sytem"]), "unknown column 'sytem'; did you mean 'system'"),
     (lambda: best(FRAME, of="system"), "no number that could be best"),
@@ -246,6 +253,17 @@ def test_a_plan_that_may_change_gains_no_less_and_loses_no_more_than_one_that_ma
     assert row["reoptimised"] == pytest.approx((row["gain"] + row["loss"]) / 2)
     held = sensitivity(pinned, [number], step=step).iloc[0]
     assert held["plan"] == f"TP{gpus}"
+
+
+def test_limits_do_not_make_steps_of_the_search_for_a_concurrency():
+    values = BASE.values | {"gpus": 1, "tpot": 0.02}
+    found = [
+        sensitivity(Point(0, "serving", values), ["memory_bandwidth"], step=step).iloc[0]["reoptimised"]
+        for step in (0.02, 0.04)
+    ]
+    # The ladder of concurrencies has steps of a tenth, five times the smaller step of the bandwidth.
+    assert found[0] == pytest.approx(found[1], rel=0.3)
+    assert 0.5 < found[0] < 3
 
 
 def test_training_and_other_columns_have_sensitivities():
