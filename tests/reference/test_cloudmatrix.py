@@ -71,6 +71,15 @@ def test_dispatch_and_combine_among_8_to_256_dies():
     assert max(abs(row.error) for row in rows) < 0.20
 
 
+@pytest.mark.parametrize("domain", [1, 8])
+def test_deepep_with_and_without_links_inside_a_node(domain):
+    rows = study.deepep_rows(domain)
+    # Table 7 of arXiv:2506.12708 for the first version, DeepEP's docs/legacy.md for the later one: EP8 and EP256.
+    ends = {1: (163, 318, 194, 360), 8: (77, 114, 194, 360)}[domain]
+    assert (rows[0].published, rows[6].published, rows[5].published, rows[11].published) == ends
+    assert study.mape(rows) < 0.15
+
+
 @pytest.mark.parametrize(("requests", "isl", "osl", "milliseconds"), DECODE)
 def test_time_per_output_token(requests, isl, osl, milliseconds):
     assert study.token_s(requests, isl, osl) * 1e3 == pytest.approx(milliseconds, rel=0.12)
