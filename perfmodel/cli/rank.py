@@ -10,6 +10,9 @@ import typer
 from perfmodel.cli import options
 from perfmodel.cli.options import Format
 
+FEW_PLANS = 5000
+"""Plans up to which a ranking also looks at separate workers, which it does not rank unless it is asked to."""
+
 
 class Arrivals(StrEnum):
     """How requests come."""
@@ -161,12 +164,19 @@ def serving(
         flags = "--prefill-system, --prefill-price, --link, --layerwise and --by"
         raise PlanError(f"{flags} need --workers separate or both")
     ranking = api.rank(spec, on, **asked, ttft_p99=late, concurrency=concurrency)
+    note = ""
     if pareto:
         ranking = ranking.front()
-    _deliver(report, ranking, on.system, top, format, output)
+    elif concurrency is None and ranking.searched <= FEW_PLANS and format is Format.table:
+        note = compare.separate_note(
+            ranking, lambda: api_compare.compare(spec, on, **asked, ttft_p99=late, together=False)
+        )
+    _deliver(report, ranking, on.system, top, format, output, note)
 
 
-def _deliver(report: ModuleType, ranking: Any, system: Any, top: int, format: Format, output: Path | None) -> None:
+def _deliver(
+    report: ModuleType, ranking: Any, system: Any, top: int, format: Format, output: Path | None, note: str = ""
+) -> None:
     """Write a ranking with the functions of its report module."""
     from perfmodel.reports.export import to_csv, to_json
     from perfmodel.reports.tables import plain_table
@@ -179,5 +189,10 @@ def _deliver(report: ModuleType, ranking: Any, system: Any, top: int, format: Fo
         options.deliver(to_csv(rows, dict.fromkeys(name for row in rows for name in row)), output)
     else:
         lines = [report.verdict(ranking), "", plain_table(*report.table_rows(ranking, top)), ""]
-        lines += [f" {report.why_not(ranking)}", f" {report.trust(ranking)}", *what_if_lines(system)]
+        lines += [
+            f" {report.why_not(ranking)}",
+            *([f" {note}"] if note else []),
+            f" {report.trust(ranking)}",
+            *what_if_lines(system),
+        ]
         options.deliver("\n".join(lines), output)

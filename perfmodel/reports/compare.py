@@ -1,13 +1,15 @@
 """Report of a comparison: prompts and tokens on the same workers against separate ones, in one table."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from perfmodel.errors import NothingFeasibleError, PlanError
 from perfmodel.ranking.compare import Comparison
 from perfmodel.ranking.limits import plan_name
 from perfmodel.ranking.separate import RANKED_BY, pool_plan
+from perfmodel.ranking.serving import Ranking
 from perfmodel.reports.words import BOUND_WORDS, bound_text, economy_line, latency_remark, three_digits
 from perfmodel.units import format_bandwidth, format_time
 
@@ -204,6 +206,32 @@ def document(comparison: Comparison, top: int) -> dict[str, Any]:
         "infeasible": {kind: dict(part.infeasible) for kind, part in parts.items() if part},
         "provenance": provenance,
     }
+
+
+def separate_note(ranking: Ranking, compared: Callable[[], Comparison]) -> str:
+    """Say in one line what separate workers would give, beside a ranking of common ones.
+
+    Parameters
+    ----------
+    ranking : Ranking
+        Ranked plans.
+    compared : callable
+        Ranks separate workers under the same limits.
+
+    Returns
+    -------
+    str
+        One line; empty where separate workers cannot be.
+    """
+    try:
+        row = compared().rows(1)[0]
+    except (NothingFeasibleError, PlanError):
+        return ""
+    gain = row["tokens_per_s_per_gpu"] / ranking.row(1)["tokens_per_s_per_gpu"] - 1.0
+    return (
+        f"Separate workers for prompts and tokens, {workers_text(row)}: {100 * gain:+.0f}%,"
+        f" TTFT {format_time(row['ttft_s'])}, TPOT {format_time(row['tpot_s'])}. See: --workers both"
+    )
 
 
 def trust(comparison: Comparison) -> str:

@@ -253,3 +253,15 @@ def test_requests_that_arrive_at_random_are_ranked_too(capsys):
     assert code == 0
     assert " p99 " in out
     assert max(map(len, out.splitlines())) <= 125
+
+
+def test_a_ranking_says_what_separate_workers_would_give(capsys):
+    code, out, err = run(capsys, "--ttft", "2s")
+    assert (code, err) == (0, "")
+    note = next(line for line in out.splitlines() if line.startswith(" Separate workers for prompts and tokens, "))
+    assert " > " in note
+    assert note.endswith("See: --workers both")
+    # Nothing is said where there is but one device, or where the front or one concurrency was asked for.
+    for more in (["--gpus", "1", "--precision", "int4"], ["--pareto"], ["--concurrency", "8"]):
+        _, out, _ = run(capsys, *more)
+        assert "Separate workers" not in out
