@@ -18,7 +18,9 @@ from perfmodel.models.block import Block, tensor_bytes
 _TRANSFER_BYTES = 2.0
 
 
-def expert_slots(experts: Floats, ranks: Floats, engine: Engine, *, decode: bool) -> tuple[Floats, Floats]:
+def expert_slots(
+    experts: Floats, ranks: Floats, engine: Engine, *, decode: bool, shared: bool = True
+) -> tuple[Floats, Floats]:
     """Count the places for experts on all ranks, and how many of them a token visits beyond the model's own choice.
 
     Copies are used where they make the places divide among the ranks.
@@ -33,6 +35,8 @@ def expert_slots(experts: Floats, ranks: Floats, engine: Engine, *, decode: bool
         Serving software.
     decode : bool
         Whether it is a decode step.
+    shared : bool
+        Whether the model has a shared expert.
 
     Returns
     -------
@@ -49,10 +53,10 @@ def expert_slots(experts: Floats, ranks: Floats, engine: Engine, *, decode: bool
     """
     n = as_floats(ranks)
     copied = as_floats(experts) + engine.redundant_experts
-    shared = copied + engine.shared_copies
-    sent = (np.mod(shared, n) == 0) & (engine.shared_copies > 0) & decode & (n > 1)
+    together = copied + engine.shared_copies
+    sent = (np.mod(together, n) == 0) & (engine.shared_copies > 0) & decode & shared & (n > 1)
     slots = np.where(np.mod(copied, n) == 0, copied, experts)
-    return np.where(sent, shared, slots)[()], np.where(sent, 1.0, 0.0)[()]
+    return np.where(sent, together, slots)[()], np.where(sent, 1.0, 0.0)[()]
 
 
 def block_bytes(block: Block, shard: Shard, precision: Precision, engine: Engine) -> Floats:
@@ -79,7 +83,8 @@ def block_bytes(block: Block, shard: Shard, precision: Precision, engine: Engine
         return total
     for part in (each for each in block.parts if isinstance(each, MixtureOfExperts)):
         tensors = part.tensors()
-        slots, sent = expert_slots(part.experts, shard.ep, engine, decode=True)
+        has_shared = bool(part.shared_intermediate)
+        slots, sent = expert_slots(part.experts, shard.ep, engine, decode=True, shared=has_shared)
         routed = as_floats(tensor_bytes((t for t in tensors if t.split == "expert"), shard, precision))
         shared = as_floats(tensor_bytes((t for t in tensors if t.name.startswith("shared expert")), shard, precision))
         total = total + routed * (as_floats(slots) / part.experts - 1.0) - shared * sent
@@ -124,8 +129,7 @@ def _experts(operators: tuple[Operator, ...], engine: Engine, step: Step, shard:
     if found is None:
         return operators
     has_shared = any(op.name.startswith("shared expert") for op in operators)
-    slots, extra = expert_slots(found.experts, shard.ep, engine, decode=step.decode)
-    extra = as_floats(extra) * has_shared
+    slots, extra = expert_slots(found.experts, shard.ep, engine, decode=step.decode, shared=has_shared)
     topk = found.topk + extra
     busiest = busiest_rank(shard.ep, slots, slot_spread=engine.spread(decode=step.decode))
     out: list[Operator] = []

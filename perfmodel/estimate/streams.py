@@ -207,7 +207,8 @@ def overlapped_streams(
     rest = whole.upper_s - serial.seconds()
     outside = _Sums(whole, (line for line in whole.lines if line.block not in busy))
     left = outside.by_resource()
-    left[2] = left[2] + rest - outside.seconds() - whole.over_plans("host_s")
+    hops = rest - outside.seconds() - whole.over_plans("host_s")
+    left[2] = left[2] + np.where(hops > 1e-12 * rest, hops, 0.0)  # not what rounding leaves
     left[4] = whole.over_plans("host_s")
     seconds = np.where(cut, rest + both, whole.seconds)
     one_by_one = rest + MICROBATCHES * (a + b)

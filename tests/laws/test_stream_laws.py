@@ -104,6 +104,12 @@ def test_places_hold_every_expert(ranks, redundant, shared, decode):
         assert float(slots) % ranks == 0
 
 
+def test_no_token_is_sent_to_a_shared_expert_that_a_model_has_not():
+    engine = Engine("", "", redundant_experts=32, shared_copies=32)
+    assert expert_slots(128, 16, engine, decode=True, shared=False) == (160.0, 0.0)
+    assert expert_slots(128, 16, engine, decode=True, shared=True) == (192.0, 1.0)
+
+
 def test_copies_of_experts_take_memory():
     model = load_model("deepseek-v3")
     engine = Engine("", "", redundant_experts=32, shared_copies=32)
