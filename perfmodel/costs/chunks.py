@@ -11,7 +11,7 @@ CHUNK = 8192
 """Elements that are computed at once."""
 
 
-def in_chunks(core: Callable[..., Any], arguments: Mapping[str, Any]) -> Floats:
+def in_chunks(core: Callable[..., Any], arguments: Mapping[str, Any], *, planes: int = 1) -> Floats:
     """Evaluate an elementwise function of broadcasting arguments in chunks that fit the processor's cache.
 
     Parameters
@@ -20,6 +20,8 @@ def in_chunks(core: Callable[..., Any], arguments: Mapping[str, Any]) -> Floats:
         Elementwise function of float64 keywords; it sees one-dimensional chunks of every array and plain floats.
     arguments : mapping
         Keyword -> number or array; the arrays broadcast against each other.
+    planes : int
+        Values that `core` computes at a time for each element, along a first axis that it reduces.
 
     Returns
     -------
@@ -35,12 +37,17 @@ def in_chunks(core: Callable[..., Any], arguments: Mapping[str, Any]) -> Floats:
     arrays = {name: value for name, value in converted.items() if value.ndim}
     constants = {name: float(value) for name, value in converted.items() if not value.ndim}
     if not arrays:
-        return core(**constants)  # type: ignore[no-any-return]
-    out = np.empty(np.broadcast_shapes(*(value.shape for value in arrays.values())))
+        return np.asarray(core(**constants)).reshape(())[()]
+    shape = np.broadcast_shapes(*(value.shape for value in arrays.values()))
+    most = max(CHUNK // planes, 1)
+    if len(shape) == 1 and shape[0] <= most:
+        found = np.asarray(core(**constants, **arrays))
+        return found if found.shape == shape else np.broadcast_to(found, shape).copy()
+    out = np.empty(shape)
     operands: Any = [*arrays.values(), out]
     modes: Any = [["readonly"]] * len(arrays) + [["writeonly"]]
     with np.nditer(
-        operands, flags=["external_loop", "buffered", "zerosize_ok"], op_flags=modes, buffersize=CHUNK
+        operands, flags=["external_loop", "buffered", "zerosize_ok"], op_flags=modes, buffersize=most
     ) as chunks:
         for *parts, result in chunks:
             result[...] = core(**constants, **dict(zip(arrays, parts, strict=True)))

@@ -267,7 +267,9 @@ def gemm_tiled(
         raise UnknownNameError("tile menu", tiles, TILES)
     if host not in HOST_LAUNCHES:
         raise UnknownNameError("host launch mode", host, HOST_LAUNCHES)
-    menu = TILES[tiles]
+    # Tiles lie along the first axis: all of them are timed in one call.
+    rows, columns, above, upto = (np.array(values)[:, None] for values in zip(*TILES[tiles], strict=True))
+    dispatched = bool(np.any(above > 0) or np.any(upto < ANY))
 
     def core(
         m: Any, n: Any, k: Any, peak: Any, bandwidth: Any, cache: Any, cores: Any, w: Any, a: Any, o: Any, copies: Any,
@@ -288,30 +290,28 @@ def gemm_tiled(
         prologue = 0.0 if split_k else tile
         softness = soft if split_k else 0.0
         deepest = np.maximum(k / SPLIT_DEPTH, 1.0)
-        best: Any = np.inf
-        for rows, columns, above, upto in menu:
-            used_rows, used_columns = np.minimum(m, rows), np.minimum(n, columns)
-            used_area = used_rows * used_columns
-            count = np.ceil(m / rows) * np.ceil(n / columns)
-            per_core = count / cores
-            rate = np.maximum(2.0 * rows * columns * cores / (e * peak), depth)
-            rate = np.maximum(rate, (used_rows * a + used_columns * w) / fill)
-            loop = slow * k * rate
-            ends = prologue + used_area * (o / store)
-            whole = np.maximum(np.ceil(per_core), 1.0)
-            waves = whole if not split_k else whole + softness * (np.maximum(per_core, 1.0) - whole)
-            time = waves * (ends + loop)
-            time = np.sqrt(time * time + memory_squared)
-            if split_k:
-                parts = np.minimum(np.maximum(cores / np.maximum(count, 1.0), 1.0), deepest)
-                short = ends + loop / parts
-                # Partial sums are written and read again in fp32 by the cores that hold them.
-                reduction = split + parts * per_core * used_area * (8.0 / fill)
-                short = np.sqrt(short * short + memory_squared) + reduction
-                time = np.where(parts > 1.0, np.minimum(time, short), time)
-            if above > 0 or upto < ANY:
-                time = np.where((m > above) & (m <= upto), time, np.inf)
-            best = np.minimum(best, time)
+        used_rows, used_columns = np.minimum(m, rows), np.minimum(n, columns)
+        used_area = used_rows * used_columns
+        count = np.ceil(m / rows) * np.ceil(n / columns)
+        per_core = count / cores
+        rate = np.maximum(2.0 * rows * columns * cores / (e * peak), depth)
+        rate = np.maximum(rate, (used_rows * a + used_columns * w) / fill)
+        loop = slow * k * rate
+        ends = prologue + used_area * (o / store)
+        whole = np.maximum(np.ceil(per_core), 1.0)
+        waves = whole if not split_k else whole + softness * (np.maximum(per_core, 1.0) - whole)
+        time = waves * (ends + loop)
+        time = np.sqrt(time * time + memory_squared)
+        if split_k:
+            parts = np.minimum(np.maximum(cores / np.maximum(count, 1.0), 1.0), deepest)
+            short = ends + loop / parts
+            # Partial sums are written and read again in fp32 by the cores that hold them.
+            reduction = split + parts * per_core * used_area * (8.0 / fill)
+            short = np.sqrt(short * short + memory_squared) + reduction
+            time = np.where(parts > 1.0, np.minimum(time, short), time)
+        if dispatched:
+            time = np.where((m > above) & (m <= upto), time, np.inf)
+        best = time.min(axis=0)
         time = best * (1.0 + theta * best / (best + THROTTLE_TIME_S))
         if quantise:
             # One pass over the activations: bytes, or a thread block per token where rows are short.
@@ -336,4 +336,5 @@ def gemm_tiled(
             "theta": throttle, "split": split_s, "odd": odd_row_factor, "quant": quantise_efficiency,
             "row": quantise_row_s, "speedup": cache_speedup, "ceiling": cache_bandwidth,
         },
+        planes=len(rows),
     )  # fmt: skip
