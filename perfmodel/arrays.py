@@ -12,6 +12,9 @@ Booleans: TypeAlias = "bool | np.bool_ | npt.NDArray[np.bool_]"
 """A truth value or a mask."""
 
 
+_FLOAT64 = np.dtype(np.float64)
+
+
 def as_floats(value: object) -> npt.NDArray[np.float64]:
     """Convert to float64 before anything is multiplied, so that integer sizes cannot wrap.
 
@@ -30,4 +33,7 @@ def as_floats(value: object) -> npt.NDArray[np.float64]:
     >>> float(as_floats(2**31) ** 2)
     4.611686018427388e+18
     """
-    return np.asarray(value, dtype=np.float64)
+    # Most values are such arrays already, and this is called hundreds of times for one plan.
+    if type(value) is np.ndarray and value.dtype is _FLOAT64:
+        return value
+    return np.asarray(value, _FLOAT64)

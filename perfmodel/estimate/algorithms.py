@@ -104,7 +104,6 @@ def candidates(kind: str, payload: Floats, links: Links, target: Target) -> list
     size = as_floats(payload)
     pattern = "all_to_all" if kind == "all_to_all" else "ring"
     place = links.placement
-    tiers = _Tiers(place.levels, place.carriers, links.usable(pattern), links.delays)
     alone = as_floats(links.domains) <= 1
     if target.collectives == "nccl" and kind in _ROUNDS:
         expected = _library(kind, size, place.ranks, links.domains, links, target)
@@ -116,6 +115,7 @@ def candidates(kind: str, payload: Floats, links: Links, target: Target) -> list
     ]
     if measured and bool(np.all(alone)):
         return out
+    tiers = _Tiers(place.levels, place.carriers, links.usable(pattern), links.delays)
     if not measured:
         exchange = kind == "all_to_all"
         found = _exchanges(size, links, target, tiers) if exchange else _reductions(kind, size, links, target, tiers)
