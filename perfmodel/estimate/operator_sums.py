@@ -169,14 +169,14 @@ class StepWork:
         Returns
         -------
         mapping
-            Name of `SUMS` -> seconds of every row [s].
+            Name of `SUMS` -> seconds of every row, and hidden -> what of the device's is left out of them [s].
         """
         total = np.zeros((len(SUMS), self.size))
         for sums, found in zip(self._sums, self.rows, strict=True):
             total += sums if found is self.whole else sums[:, found.where]
-        if self._beside:
-            total -= self.hidden()
-        return dict(zip(SUMS, total, strict=True))
+        hidden = self.hidden() if self._beside else np.zeros((len(SUMS), 1))
+        total -= hidden
+        return dict(zip(SUMS, total, strict=True)) | {"hidden": hidden[_ROW["device"]]}
 
 
 def _plans_of(columns: Mapping[str, Array]) -> PlanGrid:

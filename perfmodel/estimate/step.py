@@ -377,7 +377,7 @@ def _columns(work: StepWork) -> dict[str, npt.NDArray[np.float64]]:
         "device_s": sums["device"],
         "links_s": sums["network"],
         "lower_s": exact,
-        "upper_s": sums["device"] + work.hidden()[0] + sums["network"] + host_s,
+        "upper_s": sums["device"] + sums["hidden"] + sums["network"] + host_s,
         "bound": parts.argmax(axis=0).astype(np.float64),
         **{name: sums[name] for name in BASES},
     }
