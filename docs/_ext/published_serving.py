@@ -1,8 +1,9 @@
 """Published figures of serving systems beside predictions: nothing in the package was fitted to them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -241,6 +242,16 @@ FACTS = _facts()
 
 def table() -> str:
     """Write published and predicted figures side by side."""
+    return fact_table(FACTS)
+
+
+def exceptions() -> str:
+    """Write why figures are off by more than a fifth, with the range of their ratios."""
+    return fact_exceptions(FACTS)
+
+
+def fact_table(facts: Iterable[Fact]) -> str:
+    """Write facts as a table."""
     rows = [
         [
             fact.source.split(" (")[0],
@@ -250,22 +261,23 @@ def table() -> str:
             fact.unit,
             f"{fact.ratio:.2f}",
         ]
-        for fact in FACTS
+        for fact in facts
     ]
     return plain_table(["paper", "figure", "published", "predicted", "unit", "ratio"], rows)
 
 
-def exceptions() -> str:
-    """Write why figures are off by more than a fifth, with the range of their ratios."""
+def fact_exceptions(facts: Iterable[Fact]) -> str:
+    """Write the exceptions among facts."""
     reasons: dict[str, list[Fact]] = {}
-    for fact in FACTS:
+    for fact in facts:
         if fact.exception:
             reasons.setdefault(fact.exception, []).append(fact)
-    return "\n".join(
-        f"{min(f.ratio for f in facts):.2g} to {max(f.ratio for f in facts):.2g} of the published"
-        f" ({facts[0].source.split(' (')[0]}): {reason}."
-        for reason, facts in reasons.items()
+    lines = (
+        f"{min(f.ratio for f in these):.2g} to {max(f.ratio for f in these):.2g} of the published"
+        f" ({these[0].source.split(' (')[0]}): {reason}."
+        for reason, these in reasons.items()
     )
+    return "\n".join(fill(line, 118, subsequent_indent="  ") for line in lines)
 
 
 def _figure(value: float) -> str:

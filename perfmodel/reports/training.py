@@ -1,6 +1,7 @@
 """Report of training plans: verdict, table, memory by part, why the rest is not there, and a derivation."""
 
 from collections.abc import Mapping
+from textwrap import fill
 from typing import Any
 
 from perfmodel.estimate.training import TrainingEstimate
@@ -171,9 +172,9 @@ def conventions() -> str:
     Returns
     -------
     str
-        One line.
+        One line for each.
     """
-    return "; ".join(f"{name.upper()}: {text}" for name, text in CONVENTIONS.items()) + "."
+    return "\n ".join(f"{name.upper()}: {text}." for name, text in CONVENTIONS.items())
 
 
 def training_document(ranking: TrainingRanking, top: int) -> dict[str, Any]:
@@ -248,9 +249,9 @@ def training_derivation(estimate: TrainingEstimate, index: int, provenance: Mapp
         "",
         *memory_lines(estimate, index),
         "",
-        f"{conventions()}",
+        f" {conventions()}",
         f"numbers of the stack {context['stack']}:",
-        *(f"  {name}: {source}" for name, source in provenance.items()),
+        *(fill(f" {name}: {source}", 118, subsequent_indent="   ") for name, source in provenance.items()),
     ]
     if row["reason"]:
         lines.append(f"not feasible: {row['reason']}")
