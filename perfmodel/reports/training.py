@@ -1,6 +1,6 @@
 """Report of training plans: verdict, table, memory by part, why the rest is not there, and a derivation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import Any
 
@@ -104,18 +104,41 @@ def training_rows(ranking: TrainingRanking, top: int) -> tuple[list[str], list[l
     tuple
         Header, and one list of cells per plan.
     """
-    moe = bool((ranking.estimate.grid.ep > 1).any())
-    knobs = ("tp", "pp", "dp", "cp", *(("ep",) if moe else ()), "vp", "micro_batch", "zero", "recompute")
-    header = ["rank", *("mb" if k == "micro_batch" else k for k in knobs)]
-    header += ["step", "tok/s/GPU", "MFU", "HFU", *(["days"] if ranking.tokens else []), "memory", "time goes to"]
+    plans = [ranking.row(rank) for rank in range(1, min(top, len(ranking)) + 1)]
+    knobs = shown_knobs(plans)
+    again = any(row["hfu"] > row["mfu"] for row in plans)
+    header = ["rank", *("mb" if k == "micro_batch" else k for k in knobs), "step", "tok/s/GPU", "MFU"]
+    header += [*(["HFU"] if again else []), *(["days"] if ranking.tokens else []), "memory", "time goes to"]
     rows = []
-    for rank in range(1, min(top, len(ranking)) + 1):
-        row = ranking.row(rank)
-        cells = [str(rank), *(str(row[k]) for k in knobs), format_time(row["step_s"])]
-        cells += [f"{row['tokens_per_s_per_gpu']:,.0f}", f"{100 * row['mfu']:.1f}%", f"{100 * row['hfu']:.1f}%"]
+    for row in plans:
+        cells = [str(row["rank"]), *(str(row[k]) for k in knobs), format_time(row["step_s"])]
+        cells += [f"{row['tokens_per_s_per_gpu']:,.0f}", f"{100 * row['mfu']:.1f}%"]
+        cells += [f"{100 * row['hfu']:.1f}%"] if again else []
         cells += [f"{row['days']:,.1f}"] if ranking.tokens else []
         rows.append([*cells, format_size(row["peak_bytes"], binary=True), time_goes_to(row)])
     return header, rows
+
+
+def shown_knobs(plans: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Knobs that a table of plans shows: the usual ones, and the others where a plan uses them.
+
+    Parameters
+    ----------
+    plans : sequence of mapping
+        Rows of the table.
+
+    Returns
+    -------
+    list of str
+        Knobs, in order.
+
+    Examples
+    --------
+    >>> shown_knobs([{"cp": 1, "ep": 8, "vp": 1}])
+    ['tp', 'pp', 'dp', 'ep', 'micro_batch', 'zero', 'recompute']
+    """
+    knobs = ("tp", "pp", "dp", "cp", "ep", "vp", "micro_batch", "zero", "recompute")
+    return [k for k in knobs if k not in ("cp", "ep", "vp") or any(row[k] > 1 for row in plans)]
 
 
 def memory_lines(estimate: TrainingEstimate, index: int) -> list[str]:

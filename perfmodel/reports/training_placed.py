@@ -6,7 +6,7 @@ from typing import Any
 
 from perfmodel.ranking.training import training_plan_name
 from perfmodel.ranking.training_placed import PlacedPlan, PlacedRanking
-from perfmodel.reports.training import time_goes_to
+from perfmodel.reports.training import shown_knobs, time_goes_to
 from perfmodel.units import format_size, format_time
 
 
@@ -66,8 +66,7 @@ def placed_rows(ranking: PlacedRanking) -> tuple[list[str], list[list[str]]]:
     tuple
         Header, and one list of cells per plan.
     """
-    knobs = ("tp", "pp", "dp", "cp", "ep", "vp", "micro_batch", "zero", "recompute")
-    shown = [k for k in knobs if k != "ep" or any(plan.row["ep"] > 1 for plan in ranking.plans)]
+    shown = shown_knobs([plan.row for plan in ranking.plans])
     header = ["rank", *("mb" if k == "micro_batch" else k for k in shown)]
     header += ["step", "as given", "tok/s/GPU", "MFU", "memory", "time goes to"]
     rows = []
