@@ -25,6 +25,9 @@ from perfmodel.parallel.grid import PlanGrid, plans
 WAVES = 10.0
 """Requests that a benchmark of these case files sends, over its concurrency."""
 
+UNRECORDED = 0.5
+"""Share of the decode places that is taken where no concurrency was recorded: midway between idle and full."""
+
 REQUIRED = ("id", "model", "hardware", "isl", "osl")
 """Columns that every serving case has."""
 
@@ -155,7 +158,7 @@ def _predict_rows(rows: pd.DataFrame, spec: ModelSpec, on: Target, group: Mappin
 
 
 def _predict_separate(rows: pd.DataFrame, spec: ModelSpec, on: Target, group: Mapping[str, str]) -> Any:
-    """Predict deployments with separate prefill and decode workers; a concurrency of 0 fills every decode place."""
+    """Predict deployments with separate prefill and decode workers; a concurrency of 0 was not recorded."""
     good = pd.Series(True, index=rows.index)
     names = [f"{phase}_{knob}" for phase in ("prefill", "decode") for knob in ("num_workers", "tp_size", "batch_size")]
     for i in rows.index:
@@ -179,7 +182,8 @@ def _predict_separate(rows: pd.DataFrame, spec: ModelSpec, on: Target, group: Ma
         grid = _grid(renamed.assign(concurrency=1.0), spec)
         pools[phase] = Pool(on, grid, numbers(rows, f"{phase}_num_workers"), numbers(rows, f"{phase}_batch_size"))
     load = numbers(rows, "concurrency", 0.0)
-    load = np.where(load >= 1, load, pools["decode"].ranks * pools["decode"].batch)
+    places = pools["decode"].ranks * pools["decode"].batch
+    load = np.where(load >= 1, load, np.ceil(UNRECORDED * places))
     workload = _workload(rows)
     precision = precision_of(spec, group["precision"] or None, group["kv"] or None, on)
     result = predict_disaggregated(spec, pools["prefill"], pools["decode"], workload, precision, load)

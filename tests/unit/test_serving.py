@@ -335,3 +335,13 @@ def test_drafting_costs_what_the_models_own_blocks_take():
     dense = load_model("llama-3.1-8b")
     load = Workload(1000.0, 200.0, draft_tokens=1)
     assert serving_steps(dense, on, plans(tp=1, concurrency=8), load, precision_of(dense)).drafting == 1.0
+
+
+def test_a_load_that_was_not_recorded_is_midway_between_idle_and_full():
+    row = {"id": "a", "model": MODEL.id, "hardware": "h100-sxm", "engine": "vllm", "isl": 4000, "osl": 500}
+    for phase, workers, batch in (("prefill", 1, 1), ("decode", 3, 25)):
+        row |= {f"{phase}_num_workers": workers, f"{phase}_tp_size": 4, f"{phase}_batch_size": batch}
+    loads = (0, 38, 75)
+    out = predict_serving_cases(pd.DataFrame([row | {"id": str(n), "concurrency": n} for n in loads]))
+    assert out["concurrency"].astype(float).tolist() == [38.0, 38.0, 75.0]
+    assert out["tpot_s"][0] == out["tpot_s"][1] < out["tpot_s"][2]
