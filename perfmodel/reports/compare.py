@@ -56,13 +56,13 @@ def verdict(comparison: Comparison) -> str:
     best = comparison.rows(1)[0]
     if best["workers"] == "separate":
         plan = f"{pool_plan(best, 'prefill')} for prompts and {pool_plan(best, 'decode')} for tokens"
-        moved = f", {format_time(best['transfer_s'])} of it the transfer of the cache"
+        moved = f", {format_time(best['transfer_s'])} of it for the cache"
     else:
         plan, moved = f"{workers_text(best)} for prompts and tokens alike", ""
     text = (
-        f"Best: {plan}, {_requests(best):,} requests in flight: {_tokens(best):,.0f} output tok/s"
-        f" ({three_digits(best['tokens_per_s_per_gpu'])} per GPU),\n      TTFT {format_time(best['ttft_s'])}{moved},"
-        f" TPOT {format_time(best['tpot_s'])}, decode bound by {BOUND_WORDS[str(best['bound_decode'])]}."
+        f"Best: {plan}, {_requests(best):,} requests in flight:\n      {_tokens(best):,.0f} output tok/s"
+        f" ({three_digits(best['tokens_per_s_per_gpu'])} per GPU), TTFT {format_time(best['ttft_s'])}{moved},"
+        f" TPOT {format_time(best['tpot_s'])},\n      decode bound by {BOUND_WORDS[str(best['bound_decode'])]}."
     )
     other = comparison.together if best["workers"] == "separate" else comparison.separate
     if other is None:
@@ -111,7 +111,10 @@ def table_rows(comparison: Comparison, top: int) -> tuple[list[str], list[list[s
         "transfer",
     ]
     priced = all("usd_per_million_tokens" in row for row in shown)
-    header += [*(["USD/Mtok"] if priced else []), "J/tok", "memory", "bound in decode"]
+    # Energy makes room where there is a price or a quantile, unless it is what the ranking goes by.
+    energy = comparison.by == "energy" or not (priced or arriving)
+    energy = energy and all(np.isfinite(row["energy_per_token_j"]) for row in shown)
+    header += [*(["USD/Mtok"] if priced else []), *(["J/tok"] if energy else []), "memory", "bound"]
     rows = [
         [
             str(row["rank"]),
@@ -124,9 +127,9 @@ def table_rows(comparison: Comparison, top: int) -> tuple[list[str], list[list[s
             three_digits(row["tokens_per_s_per_gpu"]),
             format_time(row["transfer_s"]) if row["workers"] == "separate" else "",
             *([three_digits(row["usd_per_million_tokens"])] if priced else []),
-            three_digits(row["energy_per_token_j"]) if np.isfinite(row["energy_per_token_j"]) else "",
+            *([three_digits(row["energy_per_token_j"])] if energy else []),
             f"{100 * row['memory_bytes'] / row['memory_capacity_bytes']:.0f}%",
-            bound_text(row, 1),
+            str(row["bound_decode"]) if arriving and priced else bound_text(row, 1),
         ]
         for row in shown
     ]
@@ -186,7 +189,10 @@ def document(comparison: Comparison, top: int) -> dict[str, Any]:
     dict
         verdict, plans, infeasible and provenance.
     """
-    parts = {"together": comparison.together, "separate": comparison.separate}
+    infeasible: dict[str, int] = {}
+    for part in (comparison.together, comparison.separate):
+        for reason, count in part.infeasible.items() if part else ():
+            infeasible[reason] = infeasible.get(reason, 0) + count
     provenance: dict[str, Any] = {
         "plans_searched": comparison.searched,
         "search_seconds": comparison.seconds,
@@ -203,7 +209,7 @@ def document(comparison: Comparison, top: int) -> dict[str, Any]:
     return {
         "verdict": verdict(comparison),
         "plans": comparison.rows(top),
-        "infeasible": {kind: dict(part.infeasible) for kind, part in parts.items() if part},
+        "infeasible": infeasible,
         "provenance": provenance,
     }
 
