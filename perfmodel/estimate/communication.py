@@ -127,6 +127,8 @@ def _exchange(op: Collective, links: Links, target: Target) -> Candidate | None:
         "memory_bandwidth": target.device.memory_bandwidth,
         "imbalance": op.exchange.imbalance,
     }
+    if op.exchange.element_bytes and "element_bytes" in kernel.attributes:
+        kernel = replace(kernel, attributes={**kernel.attributes, "element_bytes": op.exchange.element_bytes})
     owner = kernel.owner(target.device.id)
     source = f"{owner}/{kernel.engine} {kernel.version}".strip()
     return Candidate(kernel.form, call_form(kernel, sizes, numbers), kernel.basis, source)

@@ -1,16 +1,20 @@
 """Work, weights and traffic of mixture-of-experts layers (elements, FLOP, bytes)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from perfmodel.arrays import Floats, as_floats
+from perfmodel.costs.expert_traffic import message_bytes
 from perfmodel.costs.formats import get_format
 from perfmodel.layers.base import Layer, Shard, Step, Tensor, activation_bytes
 from perfmodel.layers.mlp import Mlp
 from perfmodel.layers.operators import Collective, Exchange, Experts, Gemm, Operator, Pass
 from perfmodel.layers.precision import Precision
+
+SCALE_BLOCK = 128.0
+"""Elements of a token that share a scale on the way to 8-bit experts (DeepEP)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +127,13 @@ class MixtureOfExperts(Layer):
             step.decode,
             self.groups,
             self.group_limit,
+            a,
         )
+        # Tokens travel as the experts take them: in 16 bits, or in 8 with a scale per block.
+        narrow = float(message_bytes(self.width, 1.0, SCALE_BLOCK)) / self.width
+        tokens = replace(moved, element_bytes=narrow if sent < a else a)
         out += [
-            Collective("dispatch", "dispatch", exchange * sent, "moe", exchange=moved),
+            Collective("dispatch", "dispatch", exchange * sent, "moe", exchange=tokens),
             Collective("expert all-gather", "all_gather", gathered * sent, "moe"),
             Experts(
                 "experts",

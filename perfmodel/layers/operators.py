@@ -231,6 +231,8 @@ class Exchange:
         Whether it belongs to a decode step (low-latency kernels).
     groups, group_limit : int
         Groups of experts, and how many of them the router may pick for a token; 0 where it may pick all.
+    element_bytes : float
+        Bytes per element of its messages, scales included; 0 for what the kernel was measured with [B].
     imbalance : float or array
         Copies that the busiest rank receives over the mean.
     """
@@ -242,6 +244,7 @@ class Exchange:
     decode: bool
     groups: int = 0
     group_limit: int = 0
+    element_bytes: float = 0.0
     imbalance: Floats = 1.0
 
 

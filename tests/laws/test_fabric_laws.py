@@ -17,6 +17,7 @@ from perfmodel.estimate.algorithms import candidates
 from perfmodel.estimate.communication import time_collective
 from perfmodel.estimate.links import links_of_group
 from perfmodel.hardware.kernels import KernelTable
+from perfmodel.layers.base import Shard, Step
 from perfmodel.layers.operators import Collective, Exchange
 from perfmodel.parallel.grid import plans
 from perfmodel.parallel.groups import RankGroup
@@ -224,3 +225,19 @@ def test_what_nccl_expects(payload, ranks, architecture, op, reducing, factor):
     assert time(bandwidth=450e9 * factor) <= time() * SLACK
     assert time(network=50e9 * factor) <= time() * SLACK
     assert float(nccl_model(payload, 1, bandwidth=450e9, op=op)) == 0.0
+
+
+@pytest.mark.parametrize("model", ["deepseek-v3", "qwen3-235b-a22b"])
+def test_tokens_travel_in_the_format_that_experts_take(model):
+    spec, target = pm.load_model(model), TARGETS["hgx-h100"]
+    grid = plans(tp=1, dp=8, ep=8)
+    found = {}
+    for precision in ("bf16", "fp8"):
+        formats = pm.precision_of(spec, precision)
+        blocks = spec.operators(Step(128.0, 1.0, 4096.0, True), Shard(dp=8.0, ep=8.0), formats)
+        ops = {op.kind: op for _, _, ops in blocks for op in ops if isinstance(op, Collective) and op.exchange}
+        assert ops["combine"].exchange.element_bytes == 2.0
+        expected = 2.0 if precision == "bf16" else float(message_bytes(spec.hidden, 1, 128)) / spec.hidden
+        assert ops["dispatch"].exchange.element_bytes == expected
+        found[precision] = float(time_collective(ops["dispatch"], target, grid).seconds)
+    assert found["fp8"] < found["bf16"] < 2 * found["fp8"]
