@@ -226,7 +226,7 @@ def time_works(works: Sequence[StepWork], target: Target, *, apart: bool) -> Non
 
 
 def _idle(op: Operator) -> bool:
-    return isinstance(op, Collective) and not np.any(as_floats(op.payload) * op.count)
+    return isinstance(op, Collective) and not (as_floats(op.payload) * op.count).any()
 
 
 def _time(ops: Sequence[Operator], grids: Sequence[PlanGrid], lengths: Sequence[int], target: Target) -> OperatorTime:

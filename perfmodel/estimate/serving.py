@@ -301,7 +301,7 @@ def predict_serving(
         "workload": workload,
         "precision": precision,
         "kernels": {
-            "measured": sorted({f"{k.engine} {k.version}".strip() for k in target.kernels.measured}),
+            "measured": target.kernels.software(),
             "defaults": target.kernels.defaults[0].architecture if target.kernels.defaults else "",
         },
     }
@@ -342,14 +342,14 @@ def _predict(
         latencies = {name: np.where(hidden, np.nan, value) for name, value in latencies.items()}
     further |= {name: partial(_shown, hidden, within) for name, within in quantiles.items()}
     further |= {
-        "cache_keep_s": retention_break_even(steps.marginal_s, steps.footprint.requests),
+        "cache_keep_s": lambda: retention_break_even(steps.marginal_s, steps.footprint.requests),
         # Nothing arrives where a request sees no other.
         "energy_per_token_j": lambda: token_energy(
             grid.devices,
             target.device.power_w or np.nan,
             np.where(latencies["rate"] > 0, latencies["rate"] * workload.osl, np.nan),
         ),
-        "optimal_tokens_per_s_per_gpu": optimal_throughput(
+        "optimal_tokens_per_s_per_gpu": lambda: optimal_throughput(
             model.active_parameters(), workload.new_tokens, workload.osl, peak_flops=arithmetic_peak(target, precision)
         ),
     }

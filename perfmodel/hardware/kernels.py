@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 Basis: TypeAlias = Literal["measured", "default", "datasheet"]
@@ -107,6 +108,16 @@ class KernelTable:
     defaults: tuple[KernelCalibration, ...] = ()
     _found: dict[tuple[Any, ...], KernelCalibration | None] = field(default_factory=dict, init=False, repr=False)
 
+    def software(self) -> list[str]:
+        """List whose kernels were measured.
+
+        Returns
+        -------
+        list of str
+            Engine and version, in alphabetical order.
+        """
+        return list(_software(self.measured))
+
     def find(
         self,
         operator: str,
@@ -169,3 +180,8 @@ class KernelTable:
                 if best is None or distance < best[0]:
                     best = (distance, row)
         return best[1] if best else None
+
+
+@lru_cache(maxsize=64)
+def _software(rows: tuple[KernelCalibration, ...]) -> tuple[str, ...]:
+    return tuple(sorted({f"{row.engine} {row.version}".strip() for row in rows}))
