@@ -241,3 +241,24 @@ def test_tokens_travel_in_the_format_that_experts_take(model):
         assert ops["dispatch"].exchange.element_bytes == expected
         found[precision] = float(time_collective(ops["dispatch"], target, grid).seconds)
     assert found["fp8"] < found["bf16"] < 2 * found["fp8"]
+
+
+@pytest.mark.parametrize("name", ["hgx-h100", "gb200-nvl72", "mi250x-8", "tpu-v5p-pod"])
+@pytest.mark.parametrize("model", ["llama-3.1-70b", "deepseek-v3"])
+def test_doubling_a_bandwidth_never_slows_a_plan(name, model):
+    target = TARGETS[name]
+    ranks = (
+        {"dp": np.array([1, 4, 16])[:, None]} if model.startswith("llama") else {"dp": [8, 16, 64], "ep": [8, 16, 64]}
+    )
+    grid = plans(tp=[1, 4, 16] if model.startswith("llama") else 1, **ranks, concurrency=128)
+    before = pm.predict(model, target, grid, isl=2048, osl=256)
+    for at, tier in enumerate(target.system.tiers):
+        link = tier.link_bandwidth and 2 * tier.link_bandwidth
+        faster = dataclasses.replace(tier, bandwidth=2 * tier.bandwidth, link_bandwidth=link)
+        tiers = (*target.system.tiers[:at], faster, *target.system.tiers[at + 1 :])
+        system = dataclasses.replace(target.system, tiers=tiers)
+        after = pm.predict(model, dataclasses.replace(target, system=system), grid, isl=2048, osl=256)
+        for step in ("decode_s", "prefill_s"):
+            known = np.isfinite(before[step])
+            assert known.any()
+            assert (after[step][known] <= before[step][known] * SLACK).all()
