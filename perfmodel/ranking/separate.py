@@ -197,9 +197,10 @@ def rank_separate(
     if workload.host_hit:
         raise PlanError("a cache in host memory is predicted for common workers only")
     chosen = {k: v for k, v in (chosen or {}).items() if k != "concurrency"}
-    splits = worker_splits(model, gpus - 1, chosen)
+    splits = worker_splits(model, decode.engine, gpus - 1, chosen)
     link = link or outermost(prefill)
-    pool, prompts = prefill_pool(model, prefill, splits, workload, precision)
+    senders = worker_splits(model, prefill.engine, gpus - 1, chosen)
+    pool, prompts = prefill_pool(model, prefill, senders, workload, precision)
     grid, tokens, rules = decode_pool(model, decode, splits, workload, precision, limits)
     mesh = balance(model, pool, prompts, grid, tokens, workload, gpus, link)
     every = (*rules, *deployment_rules(mesh, limits))

@@ -9,9 +9,10 @@ from perfmodel.errors import NothingFeasibleError, PlanError
 from perfmodel.estimate.footprint import serving_footprint
 from perfmodel.estimate.open_loop import SPARE_DEVIATIONS
 from perfmodel.estimate.pools import Prompts, Tokens, prompt_work, token_work
-from perfmodel.estimate.serving_rules import serving_rules
+from perfmodel.estimate.serving_rules import expert_places, serving_rules
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.workload import Workload
+from perfmodel.hardware.engine import Engine
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import KNOBS, PlanGrid, concurrency_ladder, plans, serving_splits
@@ -27,13 +28,15 @@ SPLIT = tuple(name for name in KNOBS if name != "concurrency")
 """Knobs of one worker."""
 
 
-def worker_splits(model: ModelSpec, most: int, chosen: Mapping[str, int]) -> PlanGrid:
+def worker_splits(model: ModelSpec, engine: Engine, most: int, chosen: Mapping[str, int]) -> PlanGrid:
     """Splits of one worker: those of the largest power of two, and those of the whole number of devices.
 
     Parameters
     ----------
     model : ModelSpec
         Model.
+    engine : Engine
+        Serving software: its copies of experts widen the groups they can be spread over.
     most : int
         Devices of a worker at most.
     chosen : mapping
@@ -57,7 +60,7 @@ def worker_splits(model: ModelSpec, most: int, chosen: Mapping[str, int]) -> Pla
                 devices,
                 tensor_limit=sizes.get("heads", devices),
                 layers=model.layers,
-                experts=sizes.get("experts", 0),
+                experts=max(expert_places(sizes.get("experts", 0), engine)),
                 chosen=chosen,
             )
         except PlanError:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from perfmodel.errors import NothingFeasibleError, PlanError
 from perfmodel.estimate.disaggregated import predict_disaggregated
 from perfmodel.estimate.pools import Pool
 from perfmodel.ranking.separate import rank_separate
-from perfmodel.ranking.separate_pools import SPLIT
+from perfmodel.ranking.separate_pools import SPLIT, worker_splits
 from perfmodel.ranking.ties import NEAR_TIE, fewer_stages_first
 
 MODEL = pm.load_model("llama-3.1-8b")
@@ -126,6 +127,18 @@ def test_separate_workers_need_two_devices_and_a_model_that_fits():
         rank(4, limits=pm.Limits(tpot_s=1e-4))
     with pytest.raises(PlanError, match="no worker of at most 3 devices has tp=16"):
         rank(4, chosen={"tp": 16})
+
+
+def test_copies_of_experts_widen_the_groups_of_the_workers_whose_engine_has_them():
+    model = pm.load_model("gpt-oss-20b")
+    formats = precision_of(model, None, None, H100)
+    copying = replace(H100, engine=replace(H100.engine, redundant_experts=32))  # 32 experts, and a copy of each
+    for prefill, decode, widest in ((H100, H100, 32.0), (copying, H100, 32.0), (H100, copying, 64.0)):
+        splits = {"tp": 1, "pp": 1}
+        ranking = rank_separate(model, prefill, decode, 65, WORKLOAD, formats, pm.Limits(), chosen=splits)
+        assert max(ranking.columns["decode_ep"]) == widest
+    groups = [max(worker_splits(model, on.engine, 64, {}).ep) for on in (H100, copying)]
+    assert groups == [32.0, 64.0]
 
 
 def test_links_are_tiers_or_rates():
