@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from perfmodel.cli import options
+from perfmodel.cli import load_options, options
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Derive an estimate, operator by operator.")
 
@@ -27,6 +27,13 @@ def serving(
     precision: options.Precision = None,
     kv: options.KvFormat = None,
     engine: options.EngineName = "neutral",
+    prefix_hit: load_options.PrefixHit = 0.0,
+    host_hit: load_options.HostHit = 0.0,
+    shared_prefix: load_options.SharedPrefix = 0.0,
+    sharers: load_options.Sharers = 1.0,
+    draft_tokens: load_options.DraftTokens = 0,
+    acceptance: load_options.Acceptance = 0.7,
+    draft_cost: load_options.DraftCost = None,
     schedule: options.Schedule = None,
     chunk: options.Chunk = None,
     split: options.Split = None,
@@ -63,7 +70,17 @@ def serving(
         expert_skew=expert_skew,
         collectives=collectives,
     )
-    workload = Workload(float(options.count(isl, "isl")), float(options.count(osl, "osl")))
+    workload = Workload(
+        float(options.count(isl, "isl")),
+        float(options.count(osl, "osl")),
+        prefix_hit=prefix_hit,
+        host_hit=host_hit,
+        shared_prefix=shared_prefix,
+        sharers=sharers,
+        draft_tokens=draft_tokens,
+        acceptance=acceptance,
+        draft_cost=draft_cost,
+    )
     formats = api.precision_of(spec, precision, kv, on)
     if rate is not None:
         found = at_rate(lambda part, asked: predict_serving(spec, on, part, asked, formats), grid, workload, rate)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from perfmodel.cli import options
+from perfmodel.cli import load_options, options
 from perfmodel.cli.options import Format
 
 FEW_PLANS = 5000
@@ -63,16 +63,13 @@ def serving(
     chunk: options.Chunk = None,
     split: options.Split = None,
     expert_skew: options.ExpertSkew = None,
-    prefix_hit: Annotated[float, typer.Option(help="Share of the input tokens found in the prefix cache.")] = 0.0,
-    host_hit: Annotated[float, typer.Option(help="Share of the input tokens whose cache is in host memory.")] = 0.0,
-    shared_prefix: Annotated[float, typer.Option(help="Share of the input that a group of requests shares.")] = 0.0,
-    sharers: Annotated[float, typer.Option(help="Requests that share a prefix.")] = 1.0,
-    draft_tokens: Annotated[int, typer.Option(help="Tokens drafted per decode step (MTP, speculative decoding).")] = 0,
-    acceptance: Annotated[float, typer.Option(help="Probability that a drafted token is accepted.")] = 0.7,
-    draft_cost: Annotated[
-        float | None,
-        typer.Option(help="Time to draft a token, over a decode step; by default its own blocks'."),
-    ] = None,
+    prefix_hit: load_options.PrefixHit = 0.0,
+    host_hit: load_options.HostHit = 0.0,
+    shared_prefix: load_options.SharedPrefix = 0.0,
+    sharers: load_options.Sharers = 1.0,
+    draft_tokens: load_options.DraftTokens = 0,
+    acceptance: load_options.Acceptance = 0.7,
+    draft_cost: load_options.DraftCost = None,
     pareto: Annotated[bool, typer.Option("--pareto", help="Show the front of TPOT against rate per GPU.")] = False,
     workers: Annotated[
         Workers, typer.Option(help="Prompts and tokens on the same workers, on separate ones, or both compared.")

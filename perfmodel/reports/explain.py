@@ -7,6 +7,7 @@ import numpy as np
 
 from perfmodel.arrays import as_floats
 from perfmodel.costs.registry import get_formula
+from perfmodel.costs.serving import speculated_tokens
 from perfmodel.errors import PlanError
 from perfmodel.estimate.mixed_steps import decoding_requests
 from perfmodel.estimate.open_loop import QUANTILES
@@ -84,7 +85,7 @@ def derivation(
     ]
     titles = {
         "decode": f"decode step, {per_rank} requests on a rank, context {workload.isl + workload.osl / 2:,.0f}",
-        "prefill": f"prefill of one prompt of {workload.isl:,.0f} tokens",
+        "prefill": f"prefill of one prompt of {workload.isl:,.0f} tokens{_reused(workload)}",
     }
     for phase in phases:
         lines += [*_tree(titles[phase], getattr(steps, phase)), ""]
@@ -98,12 +99,15 @@ def derivation(
         own = "" if alone else f" over {_scalar(steps.riding_steps):,.0f} steps shared with running requests"
         queue = "closed_loop_wait" if alone else "balanced_wait"
         waited = f"first_wave_wait, {queue}, pool_limited_ttft, slot_wait"
+        drafted = workload.draft_tokens
+        verified = speculated_tokens(drafted, workload.acceptance)
+        over = f" over {verified:.3g} tokens of {drafted + 1} verified" if drafted else ""
         spread = f"{others} prefills of others spread over {workload.osl:,.0f} tokens   [interleaved_tpot]"
         if workload.arrivals == "poisson":
             waited = "poisson_wait"
             spread = f"the prompts that arrive meanwhile, {row['prefill_busy']:.0%} of the time   [poisson_tpot]"
         lines += [
-            f"TPOT {format_time(row['tpot_s'])} = longest decode stage, and {spread}",
+            f"TPOT {format_time(row['tpot_s'])} = longest decode stage{over}, and {spread}",
             f"TTFT {format_time(row['ttft_s'])} = own prefill {format_time(row['prompt_s'])}{own},"
             f" {passing:g} steps until it is seen {_zero(seen)}, host {_zero(engine.request_s)},"
             f" waiting for others {_zero(max(row['ttft_s'] - row['prompt_s'] - seen - engine.request_s, 0.0))}"
@@ -120,6 +124,11 @@ def derivation(
     used = sorted({name for line in shown for name in line.time.formulas()})
     lines += [f"  {name}: {get_formula(name).source}" for name in used]
     return "\n".join(lines)
+
+
+def _reused(workload: Workload) -> str:
+    """How many tokens of a prompt are computed, where it is not all of them."""
+    return f", {workload.new_tokens:,.0f} of them computed" if np.any(workload.new_tokens < workload.isl) else ""
 
 
 def _arriving(row: Mapping[str, Any]) -> list[str]:

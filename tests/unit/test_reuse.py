@@ -147,3 +147,14 @@ def test_commands_take_them_all(capsys):
         main(arguments)
     assert stop.value.code == 0
     assert "Best: " in capsys.readouterr().out
+
+
+def test_explain_takes_the_same_load(capsys):
+    arguments = ["explain", "serving", "--model", "llama-3.1-70b", "--system", "hgx-h100", "--tp", "8", "--isl", "4k"]
+    arguments += ["--osl", "256", "--prefix-hit", "0.5", "--draft-tokens", "1"]
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    out = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert "prefill of one prompt of 4,000 tokens, 2,000 of them computed" in out
+    assert "longest decode stage over 1.7 tokens of 2 verified" in out
