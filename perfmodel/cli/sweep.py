@@ -194,6 +194,7 @@ def sensitivity(
     ] = None,
     of: Annotated[str, typer.Option("--of", help="Column whose growth is asked for.")] = "tokens_per_s_per_gpu",
     step: Annotated[str, typer.Option(help="Relative step of the differences.")] = "10%",
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     where: Where = None,
     task: Task = None,
     top: Top = 40,
@@ -202,9 +203,12 @@ def sensitivity(
     profiles: options.Profiles = None,
 ) -> None:
     """Which number of the hardware buys most: growth of the result over growth of the number."""
+    import contextlib
+
     from perfmodel.errors import PlanError, UnitError
     from perfmodel.reports.sweep import table_lines
     from perfmodel.sweep import answers
+    from perfmodel.sweep.pool import Workers
     from perfmodel.sweep.read import open_sweep
     from perfmodel.sweep.sensitivity import sweep_sensitivity
     from perfmodel.units import parse
@@ -216,10 +220,19 @@ def sensitivity(
     which, frame = _open(directory, task)
     chosen = answers.select(frame, answers.read_conditions(frame, which, where or ()))
     points = chosen["point"].drop_duplicates()
-    found = sweep_sensitivity(
-        open_sweep(directory), number, task=which, points=map(int, points), of=of, step=relative, profiles=profiles
-    )
+    with Workers(workers) if workers > 1 else contextlib.nullcontext() as pool:
+        found = sweep_sensitivity(
+            open_sweep(directory),
+            number,
+            task=which,
+            points=map(int, points),
+            of=of,
+            step=relative,
+            executor=None if pool is None else pool.executor,
+            profiles=profiles,
+        )
     columns = [name for name in ("number", "held", "reoptimised", "loss", "gain", "plan") if name in found]
+    columns += ["reason"] if (found["reason"] != "").any() else []
     axes = answers.axes_of(frame)
     _deliver(found, lambda: table_lines(found.head(top), axes, columns), format, output)
 

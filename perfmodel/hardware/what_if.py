@@ -107,7 +107,7 @@ def scaled(system: System, factors: Mapping[str, float]) -> System:
     system : System
         The system as it is.
     factors : mapping
-        Name of a number, one of `NUMBERS` -> factor. A factor of 1 changes nothing.
+        Name of a number, one of `NUMBERS` -> factor. A factor of 1 changes nothing, and no number is needed for it.
 
     Returns
     -------
@@ -129,11 +129,12 @@ def scaled(system: System, factors: Mapping[str, float]) -> System:
     applied: dict[str, float] = {}
     changed = system
     for name, factor in factors.items():
-        value_of(system, name)
+        get_number(name)
         if isinstance(factor, bool) or not isinstance(factor, int | float) or not math.isfinite(factor) or factor <= 0:
             raise PlanError(f"{name}: a factor must be a number above zero, not {factor!r}")
         if factor == 1:
             continue
+        value_of(system, name)  # nobody can change what is not there
         applied[name] = float(factor)
         if name == "scale_up_devices":
             changed = _resized(changed, factor)

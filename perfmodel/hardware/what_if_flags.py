@@ -39,9 +39,8 @@ def factor_of(system: System, name: str, text: str | float) -> float:
     >>> factor_of(load_system("hgx-h100"), "memory_bandwidth", "6.7TB/s")
     2.0
     """
-    change = read_change(name, text)
-    value = value_of(system, name)
-    return change[1] if change[0] == "factor" else change[1] / value
+    kind, value = read_change(name, text)
+    return value if kind == "factor" else value / value_of(system, name)
 
 
 def read_change(name: str, text: str | float) -> tuple[str, float]:

@@ -45,7 +45,8 @@ def _both(name: str) -> tuple[str, str]:
 def _crossed(frame: pd.DataFrame, name: str) -> str:
     """Column that takes fewer values: factors are the same for every system, or else values are."""
     value, factor = _both(name)
-    return value if frame[value].nunique() < frame[factor].nunique() else factor
+    known = frame[value].notna().all()
+    return value if known and frame[value].nunique() < frame[factor].nunique() else factor
 
 
 def find_column(frame: pd.DataFrame, name: str) -> str:

@@ -39,6 +39,9 @@ class Axis:
     knob: bool = False
 
 
+_MOST = 2.0**62
+"""What whole numbers of a result's column can hold, and more than anything that is counted."""
+
 _NAME, _COUNT, _HELD = Axis("text", required=True), Axis("count", required=True), Axis("integer", knob=True)
 
 SERVING: Mapping[str, Axis] = {
@@ -176,8 +179,8 @@ def read_value(axis: Axis, raw: object) -> Value:
     except UnitError as error:
         raise StudyError(str(error)) from None
     if axis.kind == "count":
-        if value < 1:
-            raise StudyError(f"{raw!r} must be at least 1")
+        if not 1 <= value < _MOST:
+            raise StudyError(f"{raw!r} must be at least 1 and less than {_MOST:g}")
         return int(value)
     return value
 
@@ -187,8 +190,8 @@ def _plain(raw: object, *, whole: bool) -> float | int:
         value = float(raw) if isinstance(raw, str | int | float) and not isinstance(raw, bool) else float("nan")
     except ValueError:
         value = float("nan")
-    if not 0 <= value < float("inf") or (whole and not value.is_integer()):
-        raise StudyError(f"{raw!r} is not a {'whole ' if whole else ''}number of at least 0")
+    if not 0 <= value < _MOST or (whole and not value.is_integer()):
+        raise StudyError(f"{raw!r} is not a {'whole ' if whole else ''}number from 0 to {_MOST:g}")
     return int(value) if whole else value
 
 

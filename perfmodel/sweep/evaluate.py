@@ -4,11 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from perfmodel import api, api_training
 from perfmodel.errors import NothingFeasibleError, PlanError, SweepError
 from perfmodel.hardware.what_if import NUMBERS
+from perfmodel.hardware.what_if_flags import read_change
 from perfmodel.parallel.grid import KNOBS
 from perfmodel.sweep.axes import TASKS, axis_column, what_if_columns
 from perfmodel.sweep.columns import PLAN_COLUMNS
@@ -121,7 +120,10 @@ def rows_of(point: Point, *, top: int = 1, front: bool = True, profiles: str | N
     common: dict[str, Any] = {"point": point.index}
     common |= {axis_column(point.task, name): value for name, value in point.values.items() if not axes[name].knob}
     held = {name: value for name, value in point.values.items() if axes[name].knob}
-    common |= {column: None for name in point.what_if for column in what_if_columns(name)}
+    for name, text in point.what_if.items():
+        # What is asked for is known even where the machine cannot have it.
+        kind, change = read_change(name, text)
+        common |= dict(zip(what_if_columns(name), (change, None) if kind == "value" else (None, change), strict=True))
     try:
         common |= changed_numbers(point, profiles)
         ranking = ranking_of(point, profiles)
@@ -146,7 +148,7 @@ def _knobs(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(row.get(name) for name in KNOBS)
 
 
-def changed_numbers(point: Point, profiles: str | None = None) -> dict[str, float]:
+def changed_numbers(point: Point, profiles: str | None = None) -> dict[str, float | None]:
     """What the changed numbers of a point's hardware are, and how many times what the profile says.
 
     Parameters
@@ -159,12 +161,12 @@ def changed_numbers(point: Point, profiles: str | None = None) -> dict[str, floa
     Returns
     -------
     dict
-        Columns of `what_if_columns`.
+        Columns of `what_if_columns`; None for a number that the machine has not.
     """
     target, factors = target_of(point, profiles)
-    columns: dict[str, float] = {}
+    columns: dict[str, float | None] = {}
     for name, factor in factors.items():
-        columns |= dict(zip(what_if_columns(name), (NUMBERS[name].read(target.system) or np.nan, factor), strict=True))
+        columns |= dict(zip(what_if_columns(name), (NUMBERS[name].read(target.system), factor), strict=True))
     return columns
 
 

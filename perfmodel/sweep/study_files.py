@@ -162,9 +162,11 @@ def _together(task: str, place: str, rows: Any, folder: Path) -> tuple[tuple[str
 
 
 def _each_once(place: str, steps: list[tuple[Value, ...]]) -> Rows:
+    seen: set[tuple[Value, ...]] = set()
     for i, step in enumerate(steps):
-        if step in steps[:i]:
+        if step in seen:
             raise StudyError(f"{place}[{i}]: {', '.join(map(str, step))} stands there twice")
+        seen.add(step)
     return tuple(steps)
 
 

@@ -3,6 +3,8 @@
 import itertools
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from perfmodel.errors import StudyError
 from perfmodel.sweep.columns import PLAN_COLUMNS, table_columns
@@ -110,6 +112,37 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path):
         read_study(tmp_path / "binary.toml")
 
 
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=6)
+    | st.sampled_from(["x2", "1k", "50ms"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*LOAD, "tpot", "tp", "x"]), inner),
+    max_leaves=6,
+)
+KEYS = st.sampled_from(
+    [*LOAD, "tpot", "rate", "tp", "zero", "precision", "what_if", "together", "memory_bandwidth", "x"]
+)
+
+
+@given(
+    st.sampled_from(["serving", "training", "top", "front", "partition", "x"]),
+    st.dictionaries(KEYS, VALUES, max_size=4) | VALUES,
+    st.booleans(),
+)
+def test_rubbish_is_refused_and_never_more_than_that(key, value, complete):
+    tables = {key: LOAD | value if complete and isinstance(value, dict) else value}
+    try:
+        points = list(make_study(tables).points())
+    except StudyError:
+        return
+    for point in points:
+        for number in point.values.values():
+            assert number is None or isinstance(number, str) or 0 <= number < 2**62
+
+
 NAMES = [
     ("serving", {"system": "hgx-h10"}, "serving.system: unknown system 'hgx-h10'. Did you mean 'hgx-h100'"),
     ("serving", {"model": ["llama-3.1-8b", "llama-3.1-9b"]}, "serving.model: unknown model 'llama-3.1-9b'"),
@@ -194,10 +227,10 @@ def test_every_axis_of_serving_reaches_the_ranking():
 
 
 def test_a_number_that_a_machine_does_not_have_is_a_reason():
-    load = LOAD | {"system": ["hgx-h100", "tpu-v5e-pod"], "what_if": {"cache_bandwidth": "x2"}}
+    load = LOAD | {"system": ["hgx-h100", "tpu-v5e-pod"], "what_if": {"cache_bandwidth": ["default", "x2"]}}
     study = make_study({"serving": load})
-    first, second = (rows_of(point, front=False) for point in study.points())
-    assert first[0]["feasible"]
-    assert first[0]["cache_bandwidth_x"] == 2.0
-    assert not second[0]["feasible"]
-    assert "has no cache_bandwidth" in second[0]["reason"]
+    rows = [rows_of(point, front=False)[0] for point in study.points()]
+    assert [row["cache_bandwidth_x"] for row in rows] == [1.0, 2.0, 1.0, 2.0]
+    assert rows[2]["cache_bandwidth"] is None
+    # As it is, it needs no such number, even where the model does not fit.
+    assert ["has no cache_bandwidth" in row["reason"] for row in rows] == [False, False, False, True]

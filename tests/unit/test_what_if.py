@@ -98,6 +98,7 @@ def test_scale_up_is_the_domain_and_not_the_dies_inside_it():
 def test_nothing_changed_is_the_same_system_and_order_does_not_matter():
     assert scaled(H100, {}) is H100
     assert scaled(H100, {"memory_bandwidth": 1}) is H100
+    assert changed(load_system("tpu-v5e-pod"), ["cache_bandwidth=x1"]) is not None
     one = scaled(H100, {"memory_bandwidth": 2.0, "peak_flops": 0.5})
     other = scaled(H100, {"peak_flops": 0.5, "memory_bandwidth": 2.0})
     assert one == other
