@@ -82,6 +82,9 @@ def training_meshes(
     if gpus < 1:
         raise PlanError(f"gpus must be at least 1, not {gpus}")
     held = {name: _several(value) for name, value in (chosen or {}).items() if value is not None}
+    for name in _OUTER:
+        if any(value < 1 for value in held.get(name, ())):
+            raise PlanError(f"{name} must be a whole number at least 1, not {_shown(held[name])}")
     found: list[TrainingGrid] = []
     for tp in held.get("tp") or [d for d in _divisors(gpus) if d <= min(tensor_limit, 64)]:
         for pp in held.get("pp") or [d for d in _divisors(gpus // tp or 1) if d <= layers]:

@@ -166,3 +166,11 @@ def test_bad_clusters_and_knobs_are_one_line(capsys, extra, message):
     assert (code, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("knob", ["tp", "pp", "dp", "cp", "ep", "vp"])
+def test_a_knob_of_zero_is_one_line(capsys, knob):
+    code, out, err = run(capsys, *RANK, f"--{knob}", 0)
+    assert (code, out) == (2, "")
+    assert f"{knob} must be a whole number at least 1, not 0" in err
+    assert err.count("\n") == 1

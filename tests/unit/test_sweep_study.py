@@ -234,3 +234,26 @@ def test_a_number_that_a_machine_does_not_have_is_a_reason():
     assert rows[2]["cache_bandwidth"] is None
     # As it is, it needs no such number, even where the model does not fit.
     assert ["has no cache_bandwidth" in row["reason"] for row in rows] == [False, False, False, True]
+
+
+SERVED = LOAD | {"gpus": 2}
+TRAINED = {"model": "llama-3.1-8b", "system": "hgx-h100", "gpus": 8, "seq": "4Ki", "global_batch": 64}
+ODD = [
+    *(("serving", {name: 0}) for name in ("tp", "pp", "ep", "concurrency", "waves", "price", "rate", "draft_cost")),
+    *(("training", {name: 0}) for name in ("tp", "pp", "cp", "ep", "vp", "micro_batch", "shard_copies", "zero")),
+    *(("serving", {name: "1T"}) for name in ("gpus", "isl", "osl", "chunk")),
+    *(("training", {name: "1T"}) for name in ("gpus", "global_batch", "tokens")),
+    ("serving", {"tp": 2**50}),
+    ("serving", {"tpot": "0s"}),
+    ("training", {"edge_layers": 99}),
+    ("serving", {"what_if": {"memory_bandwidth": "x1e-30"}}),
+    ("serving", {"what_if": {"peak_flops": "x1e30"}}),
+    ("training", {"what_if": {"memory_capacity": "x1e-9"}}),
+]
+
+
+@pytest.mark.parametrize(("task", "odd"), ODD, ids=str)
+def test_odd_values_give_rows_with_a_plan_or_with_a_reason(task, odd):
+    study = make_study({task: (SERVED if task == "serving" else TRAINED) | odd})
+    rows = rows_of(study.blocks[0].point(0), front=False)
+    assert bool(rows[0]["reason"]) is not rows[0]["feasible"]
