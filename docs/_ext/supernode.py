@@ -15,8 +15,9 @@ from perfmodel.api_training import train
 from perfmodel.estimate.communication import time_collective
 from perfmodel.estimate.drafting import draft_cost
 from perfmodel.estimate.serving import decode_token_s, serving_steps
-from perfmodel.estimate.step import StepTime, step_time
+from perfmodel.estimate.step import step_time
 from perfmodel.estimate.target import Target
+from perfmodel.estimate.timed_step import StepTime
 from perfmodel.estimate.workload import Workload
 from perfmodel.hardware.engine import Streams
 from perfmodel.layers.base import Step

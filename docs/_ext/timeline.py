@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from perfmodel.estimate.step import Line, StepTime
+from perfmodel.estimate.timed_step import Line, StepTime
 
 WIDTH, ROW, GAP, LEFT = 860.0, 44.0, 14.0, 92.0
 COLOURS = (("#2f6f9f", "#9fc3dc"), ("#a8552d", "#e0b394"))

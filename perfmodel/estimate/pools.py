@@ -11,8 +11,9 @@ from perfmodel.estimate.compiled import shard_of
 from perfmodel.estimate.drafting import drafting_factor
 from perfmodel.estimate.footprint import Footprint, serving_footprint
 from perfmodel.estimate.split_steps import one_step
-from perfmodel.estimate.step import StepTime, launched_ahead, stage_imbalance
+from perfmodel.estimate.step import stage_imbalance
 from perfmodel.estimate.target import Target
+from perfmodel.estimate.timed_step import StepTime, launched_ahead
 from perfmodel.estimate.workload import Workload
 from perfmodel.layers.base import Step
 from perfmodel.layers.precision import Precision

@@ -31,8 +31,9 @@ from perfmodel.estimate.result import BOUNDS, Column, Columns, Estimate, join_co
 from perfmodel.estimate.serving_columns import serving_columns
 from perfmodel.estimate.serving_rules import serving_rules
 from perfmodel.estimate.split_steps import split_steps
-from perfmodel.estimate.step import StepTime, host_time, hosted, stage_imbalance, step_times
+from perfmodel.estimate.step import host_time, stage_imbalance, step_times
 from perfmodel.estimate.target import Target
+from perfmodel.estimate.timed_step import StepTime, hosted
 from perfmodel.estimate.workload import Workload
 from perfmodel.hardware.engine import Engine
 from perfmodel.layers.base import Step

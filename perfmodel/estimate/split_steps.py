@@ -7,8 +7,9 @@ import numpy as np
 
 from perfmodel.arrays import as_floats
 from perfmodel.costs.splitting import nano_batch_time, token_split_time
-from perfmodel.estimate.step import RESOURCES, StepTime, step_times
+from perfmodel.estimate.step import step_times
 from perfmodel.estimate.target import Target
+from perfmodel.estimate.timed_step import RESOURCES, StepTime
 from perfmodel.layers.base import Step
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec

@@ -1,9 +1,9 @@
 """Seconds of a step whose two microbatches alternate on one device, for many plans at once."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -11,47 +11,15 @@ from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.streams import alternating_streams, paired_phases
 from perfmodel.estimate.compiled import Same
 from perfmodel.estimate.target import Target
+from perfmodel.estimate.timed_step import RESOURCES, Line, StepTime, StreamTimes
 from perfmodel.hardware.engine import Streams
 from perfmodel.layers.base import Shard, Step
 from perfmodel.layers.operators import Collective, Experts, Operator
-
-if TYPE_CHECKING:
-    from perfmodel.estimate.step import Line, StepTime
 
 _TINY = np.finfo(np.float64).tiny
 
 MICROBATCHES = 2.0
 """Microbatches of a step that is cut."""
-
-
-@dataclass(frozen=True, slots=True)
-class StreamTimes:
-    """The two streams of a step.
-
-    Parameters
-    ----------
-    share : float or array
-        Share of the cores that the first stream has [1].
-    cut : bool or array
-        Plans whose step is cut at all.
-    first_s, second_s : float or array
-        Time of one microbatch in all layers with experts on either stream [s].
-    hidden_s : float or array
-        Time that is saved against one stream after the other [s].
-    lower_s : float or array
-        The step with all of the other stream hidden behind the busier one [s].
-    first, second : tuple of Line
-        Operators of either stream.
-    """
-
-    share: Floats
-    cut: Any
-    first_s: Floats
-    second_s: Floats
-    hidden_s: Floats
-    lower_s: Floats
-    first: "tuple[Line, ...]" = ()
-    second: "tuple[Line, ...]" = ()
 
 
 def layer_part(op: Operator) -> str:
@@ -173,8 +141,8 @@ def other_share(share: float) -> float:
 
 
 def overlapped_streams(
-    whole: "StepTime", first: "StepTime", second: "StepTime", streams: Streams, share: float, cut: Any
-) -> "StepTime":
+    whole: StepTime, first: StepTime, second: StepTime, streams: Streams, share: float, cut: Any
+) -> StepTime:
     """Put the layers with experts of one microbatch beside those of the other.
 
     Parameters
@@ -220,7 +188,7 @@ def overlapped_streams(
     ]
     columns = {name: whole.over_plans(name) for name in whole.columns} | {
         "seconds": seconds,
-        **{f"{name}_s": np.maximum(part, 0.0) for name, part in zip(whole.resources, charged, strict=True)},
+        **{f"{name}_s": np.maximum(part, 0.0) for name, part in zip(RESOURCES, charged, strict=True)},
         "lower_s": whole.lower_s,
         "upper_s": np.where(cut, one_by_one, whole.upper_s),
         "bound": np.stack(np.broadcast_arrays(*charged)).argmax(axis=0).astype(np.float64),
@@ -244,7 +212,7 @@ def overlapped_streams(
     )
 
 
-def fastest_split(found: "list[StepTime]") -> "StepTime":
+def fastest_split(found: list[StepTime]) -> StepTime:
     """Choose, for every plan, the division of the cores with which a step is fastest.
 
     Parameters
@@ -264,7 +232,7 @@ def fastest_split(found: "list[StepTime]") -> "StepTime":
     return best
 
 
-def _where(faster: Any, other: "StepTime", best: "StepTime") -> "StepTime":
+def _where(faster: Any, other: StepTime, best: StepTime) -> StepTime:
     a, b = other.streams, best.streams
     if a is None or b is None:
         raise TypeError("a division of the cores belongs to a step that has streams")
@@ -289,7 +257,7 @@ def _where(faster: Any, other: "StepTime", best: "StepTime") -> "StepTime":
 class _Sums:
     """Operators of a step and sums of their times over plans."""
 
-    def __init__(self, step: "StepTime", lines: "Iterable[Line]") -> None:
+    def __init__(self, step: StepTime, lines: Iterable[Line]) -> None:
         self.step, self.lines = step, tuple(lines)
 
     def of(self, block: str) -> "_Sums":
@@ -302,7 +270,7 @@ class _Sums:
 
     def by_resource(self) -> list[Floats]:
         """Time by the resource that binds each operator."""
-        used: list[Floats] = [as_floats(0.0)] * len(self.step.resources)
+        used: list[Floats] = [as_floats(0.0)] * len(RESOURCES)
         for line in self.lines:
             which = 2 if isinstance(line.operator, Collective) else line.time.bound()
             for i in range(4):

@@ -14,8 +14,8 @@ from perfmodel.errors import NothingFeasibleError, PlanError
 from perfmodel.estimate.pools import Link, Prompts, Tokens, outermost
 from perfmodel.estimate.result import BOUNDS
 from perfmodel.estimate.serving import arithmetic_peak
-from perfmodel.estimate.step import RESOURCES
 from perfmodel.estimate.target import Target
+from perfmodel.estimate.timed_step import RESOURCES
 from perfmodel.estimate.workload import Workload
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec

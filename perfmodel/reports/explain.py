@@ -18,9 +18,8 @@ from perfmodel.estimate.serving import (
     serving_steps,
     streaming_delay,
 )
-from perfmodel.estimate.step import RESOURCES, Line, StepTime
-from perfmodel.estimate.streams import StreamTimes
 from perfmodel.estimate.target import Target
+from perfmodel.estimate.timed_step import RESOURCES, Line, StepTime, StreamTimes
 from perfmodel.estimate.workload import Workload
 from perfmodel.layers.operators import Attention, Collective, Experts, Gemm, Operator
 from perfmodel.layers.precision import Precision

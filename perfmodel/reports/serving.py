@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from perfmodel.estimate.step import RESOURCES
+from perfmodel.estimate.timed_step import RESOURCES
 from perfmodel.ranking.limits import plan_name
 from perfmodel.ranking.serving import Ranking
 from perfmodel.ranking.ties import NEAR_TIE

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from perfmodel.estimate.step import RESOURCES
+from perfmodel.estimate.timed_step import RESOURCES
 from perfmodel.ranking.limits import Limits
 
 BOUND_WORDS = {

@@ -24,7 +24,8 @@ from perfmodel.estimate.disaggregated import predict_disaggregated
 from perfmodel.estimate.operator_sums import SHARED
 from perfmodel.estimate.pools import Pool
 from perfmodel.estimate.serving import decode_token_s, predict_serving, serving_steps
-from perfmodel.estimate.step import hosted, launched_ahead, step_time
+from perfmodel.estimate.step import step_time
+from perfmodel.estimate.timed_step import hosted, launched_ahead
 from perfmodel.estimate.workload import Workload
 from perfmodel.layers.base import Step
 from perfmodel.models.catalog import load_model
