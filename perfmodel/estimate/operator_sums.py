@@ -15,6 +15,7 @@ from perfmodel.estimate.target import Target
 from perfmodel.estimate.timing import time_operator
 from perfmodel.layers.base import Step
 from perfmodel.layers.merging import chained, merge
+from perfmodel.layers.moe import SHARED
 from perfmodel.layers.operators import Attention, Collective, Experts, Operator
 from perfmodel.parallel.distinct import FEW, Distinct
 from perfmodel.parallel.grid import PlanGrid
@@ -40,9 +41,6 @@ what times rest on."""
 
 _ROW = {name: row for row, name in enumerate(SUMS)}
 _HIDDEN = [row for name, row in _ROW.items() if not name.startswith("exact")]
-
-SHARED = "shared expert "
-"""How the names of operators begin that run beside the routed experts in a decode step."""
 
 Array = npt.NDArray[np.float64]
 

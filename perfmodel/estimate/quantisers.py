@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from perfmodel.arrays import as_floats
 from perfmodel.costs.formats import get_format
 from perfmodel.estimate.target import Target
+from perfmodel.layers.moe import SHARED
 from perfmodel.layers.operators import Gemm, Operator, Pass
 
 BLOCK_SCALED = "fp8_block"
@@ -40,4 +41,5 @@ def with_quantisers(operators: Iterable[Operator], target: Target) -> tuple[Oper
 def _quantiser(op: Gemm) -> Pass:
     each = get_format("bf16").activation_bytes + get_format(op.format).activation_bytes
     moved = as_floats(op.tokens) * op.in_features * each
-    return Pass(f"{op.name} quantisation", moved, count=op.count)
+    # Its name says whether it runs beside the routed experts, as its product does.
+    return Pass(f"{SHARED if op.name.startswith(SHARED) else ''}quantisation", moved, count=op.count)

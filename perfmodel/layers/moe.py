@@ -17,6 +17,10 @@ SCALE_BLOCK = 128.0
 """Elements of a token that share a scale on the way to 8-bit experts (DeepEP)."""
 
 
+SHARED = "shared expert "
+"""How the names of operators begin that belong to shared experts, which run beside the routed ones."""
+
+
 @dataclass(frozen=True, slots=True)
 class MixtureOfExperts(Layer):
     """Router, routed experts and shared experts.
@@ -74,7 +78,7 @@ class MixtureOfExperts(Layer):
         return self.latent or self.hidden
 
     def _shared(self) -> Mlp:
-        return Mlp(self.hidden, self.shared_intermediate, self.gated, reduce=False, name="shared expert")
+        return Mlp(self.hidden, self.shared_intermediate, self.gated, reduce=False, name=SHARED.strip())
 
     def tensors(self) -> tuple[Tensor, ...]:
         """List the weights of all experts, shared ones, the router and the latent projections.

@@ -153,9 +153,11 @@ def _tree(title: str, step: StepTime) -> list[str]:
             rows.append(
                 (branch, f"{line.operator.name:33s} {_sizes(line.operator)}", _scalar(line.time.seconds), _why(line))
             )
-    rest = max(total - sum(row[2] for row in rows if row[0] == "├─ "), 0.0)
-    rest = rest if rest > 1e-9 * total else 0.0  # what is left of the sum's rounding is nothing
-    rows.append(("└─ ", "between stages, hidden communication, host", rest, ""))
+    host = _scalar(step.parts[RESOURCES.index("host")])
+    rest = total - host - sum(row[2] for row in rows if row[0] == "├─ ")
+    rest = rest if abs(rest) > 1e-9 * total else 0.0  # what is left of the sum's rounding is nothing
+    rows.append(("├─ ", "host, which the device waits for", host, ""))
+    rows.append(("└─ ", "between stages, less what is hidden beside others", rest, ""))
     width = max(len(prefix) + len(text) for prefix, text, _, _ in rows) + 2
     out = []
     for prefix, text, seconds, why in rows:
