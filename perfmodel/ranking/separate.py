@@ -24,7 +24,7 @@ from perfmodel.parallel.rules import Rule, judge
 from perfmodel.ranking.limits import Limits, plan_name
 from perfmodel.ranking.separate_mesh import balance, deployment_rules, economy
 from perfmodel.ranking.separate_pools import SPLIT, decode_pool, prefill_pool, worker_splits
-from perfmodel.ranking.ties import fewer_stages_first
+from perfmodel.ranking.ties import NEAR_TIE, fewer_stages_first
 from perfmodel.units import format_time
 
 RANKED_BY = {"gpu": "tokens_per_s_per_gpu", "cost": "usd_per_million_tokens", "energy": "energy_per_token_j"}
@@ -208,16 +208,22 @@ def rank_separate(
     mesh |= economy(mesh, pool, grid, prices, (prefill.device.power_w, decode.device.power_w))
     value = mesh[RANKED_BY[by]] if by == "gpu" else 1.0 / mesh[RANKED_BY[by]]
     rate = np.where(verdicts.feasible.reshape(mesh["ttft_s"].shape), value, -np.inf)
-    # One entry per decode split: the best prefill split, concurrency and number of workers for it.
-    by_split = np.moveaxis(rate, 1, 0).reshape(splits.size, -1)
-    best = by_split.argmax(axis=1)
-    found = np.flatnonzero(np.isfinite(by_split[np.arange(splits.size), best]))
+    # One entry per decode split: the prefill split that suits it best (of near-ties the one with the fewest pipeline
+    # stages), with the best concurrency and number of workers.
+    by_pair = np.moveaxis(rate, 1, 0).reshape(splits.size, pool.size, -1)
+    most = by_pair.max(axis=2)
+    level = most >= (1.0 - NEAR_TIE) * most.max(axis=1, keepdims=True)
+    fewest = np.where(level, pool.column("pp"), np.inf)
+    suited = np.where(fewest == fewest.min(axis=1, keepdims=True), most, -np.inf).argmax(axis=1)
+    best = most[np.arange(splits.size), suited]
+    found = np.flatnonzero(np.isfinite(best))
     if not len(found):
         raise NothingFeasibleError(_nearest_miss(mesh, limits, verdicts.code, every, gpus))
     ties = [grid.column(name).reshape(grid.shape)[found, 0] for name in reversed(SPLIT)]
-    found = found[np.lexsort((*ties, -by_split[found, best[found]]))]
-    found = found[fewer_stages_first(by_split[found, best[found]], grid.pp[found, 0])]
-    p, b, k = np.unravel_index(best[found], (rate.shape[0], *rate.shape[2:]))
+    found = found[np.lexsort((*ties, -best[found]))]
+    found = found[fewer_stages_first(best[found], grid.pp[found, 0])]
+    p = suited[found]
+    b, k = np.unravel_index(by_pair[found, p].argmax(axis=1), rate.shape[2:])
     columns = _columns(mesh, (p, found, b, k), pool, prompts, grid, tokens)
     share = columns["prefill_workers"] * columns["prefill_gpus"] / columns["gpus"]
     peaks = [arithmetic_peak(target, precision) for target in (prefill, decode)]
