@@ -12,7 +12,9 @@ from perfmodel.arrays import Floats, as_floats
 FEW = 16
 """Up to so many rows nothing is looked for: finding equal ones would cost more than computing them again."""
 
-_LARGEST_KEY = 2**62
+_TABLE, _SMALL_TABLE = 4, 65536
+# Rows are numbered by a table, which is faster than sorting, while it has no more entries than so many per row and so
+# many besides.
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +87,8 @@ def distinct(columns: Mapping[str, Floats], shape: tuple[int, ...] | None = None
         if value.size == 1:
             continue
         codes, values = _codes(value)
-        if count * values > _LARGEST_KEY:
+        if count * values > _TABLE * size + _SMALL_TABLE:
+            # Knobs go together, so that few of their combinations occur: these are numbered anew.
             found, key = _present(np.broadcast_to(key, shape).ravel(), count)
             key, count = key.reshape(shape), found.size
         key = key * values + codes
@@ -107,7 +110,7 @@ def _flat(value: npt.NDArray[np.float64], shape: tuple[int, ...], size: int) -> 
 def _codes(value: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.int64], int]:
     """Number the values of an array, equal ones alike; integers in a narrow range by a table, others by sorting."""
     low, high = value.min(), value.max()
-    if high - low <= 4.0 * value.size:
+    if high - low <= _TABLE * value.size:
         offset = (value - low).astype(np.int64)
         if np.array_equal(offset + low, value):
             return offset, int(high - low) + 1
@@ -117,7 +120,7 @@ def _codes(value: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.int64], int]:
 
 def _present(key: npt.NDArray[np.int64], count: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Where each of the keys that occur is found, and for every element which of them it has."""
-    if count > 4 * key.size + 65536:
+    if count > _TABLE * key.size + _SMALL_TABLE:
         _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
         return first, inverse.reshape(key.shape)
     place = np.full(count, -1, dtype=np.intp)
