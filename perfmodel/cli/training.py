@@ -74,7 +74,9 @@ def rank(
     ep: Annotated[int | None, typer.Option(help="Hold expert parallelism at one value.")] = None,
     vp: Annotated[int | None, typer.Option(help="Hold the chunks per stage at one value.")] = None,
     micro_batch: Annotated[int | None, typer.Option(help="Hold the microbatch at one value.")] = None,
-    recompute: Annotated[str | None, typer.Option(help="Hold recomputation: none, selective or full.")] = None,
+    recompute: Annotated[
+        str | None, typer.Option(help="Hold recomputation: none, selective, pointwise or full.")
+    ] = None,
     zero: Annotated[int | None, typer.Option(help="Hold the ZeRO stage at one value.")] = None,
     shard_copies: knobs.ShardCopies = 1,
     tp_overlap: knobs.TpOverlap = False,
@@ -226,7 +228,7 @@ def explain(
     vp: Annotated[int, typer.Option(help="Chunks per stage.")] = 1,
     micro_batch: Annotated[int, typer.Option(help="Sequences of a microbatch.")] = 1,
     sequence_parallel: Annotated[bool, typer.Option(help="Divide activations outside the matrices too.")] = True,
-    recompute: Annotated[str, typer.Option(help="none, selective or full.")] = "none",
+    recompute: Annotated[str, typer.Option(help="none, selective, pointwise or full.")] = "none",
     recompute_share: Annotated[float, typer.Option(help="Part of the layers that is recomputed, 0 to 1.")] = 1.0,
     shard_copies: knobs.ShardCopies = 1,
     tp_overlap: knobs.TpOverlap = False,

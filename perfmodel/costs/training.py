@@ -5,8 +5,9 @@ import numpy as np
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.registry import formula
 
-RECOMPUTE = ("none", "selective", "full")
-"""What is computed a second time in the backward pass: nothing, the attention core, every layer."""
+RECOMPUTE = ("none", "selective", "full", "pointwise")
+"""What is computed a second time in the backward pass: nothing, the attention core, every layer, or what norms and
+activation functions put out."""
 
 _MEGATRON = "Narayanan et al. 2021 (arXiv:2104.04473)"
 _KORTHIKANTI = "Korthikanti et al. 2022 (arXiv:2205.05198)"

@@ -124,6 +124,7 @@ def block_time(
     stack, network = target.stack, Network(target)
     forward, backward = _empty(), _empty()
     core: Parts = _empty()
+    light: Parts = _empty()
     weight_s: Floats = 0.0
     beside: list[Floats] = [0.0, 0.0]  # products that tensor-parallel exchanges can run beside, each way
     pieces = grid.sequence_chunks if np.any(grid.sequence_chunks > 1) else None
@@ -167,6 +168,8 @@ def block_time(
         )
         if item.core:
             core["pointwise"] = core["pointwise"] + as_floats(ahead)
+        if item.light:
+            light["pointwise"] = light["pointwise"] + as_floats(ahead)
     for exchange in work.exchanges:
         ranks, stride = network.of(exchange.network, grid)
         once = as_floats(network.collective(exchange.kind, exchange.payload, ranks, stride, exchange.copies))
@@ -188,6 +191,8 @@ def block_time(
         again = launched if pieces is None else _launched(forward, ahead_kernels * pieces, target)
         returned = _add(returned, again, np.equal(grid.recompute, 2) * grid.recompute_share)
         returned = _add(returned, core, np.equal(grid.recompute, 1))
+        if np.any(grid.recompute > 2):
+            returned = _add(returned, light, np.equal(grid.recompute, 3))
     return BlockTime(launched, returned, weight_s)
 
 

@@ -68,6 +68,7 @@ def _kept(items: tuple[Kept, ...], recompute: Floats, share: Floats) -> dict[str
     out: dict[str, Floats] = {}
     for item in items:
         plain = np.equal(recompute, 0) | (np.equal(recompute, 1) & (not item.core))
+        plain = plain | (np.equal(recompute, 3) & (not item.light))
         stays = np.where(plain, 1.0, np.where(np.equal(recompute, 2), 1.0 - as_floats(share), 0.0))
         out[item.name] = out.get(item.name, 0.0) + stays * as_floats(item.nbytes)
     return out
@@ -200,7 +201,11 @@ def _stage(
         again = np.where(
             full,
             rest * np.minimum(1.0, grid.recompute_share * count * flight),
-            np.where(np.equal(grid.recompute, 1), _core(work.kept), 0.0),
+            np.where(
+                np.equal(grid.recompute, 1),
+                _core(work.kept),
+                np.where(np.equal(grid.recompute, 3), _sum(tuple(item for item in work.kept if item.light)), 0.0),
+            ),
         )
         working = np.maximum(working, again)
         # Two layers are on their way, or what there is.

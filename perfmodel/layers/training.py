@@ -89,11 +89,15 @@ def _mlp(part: Mlp, micro: MicroBatch) -> LayerWork:
     inner = as_floats(micro.rows) * gemms[-1].in_features
     return LayerWork(
         products=_products(gemms, micro.recipe),
-        passes=(TrainingPass(f"{part.name} activation", a * inner * (2.0 + gate), a * inner * (3.0 + 2.0 * gate)),),
+        passes=(
+            TrainingPass(
+                f"{part.name} activation", a * inner * (2.0 + gate), a * inner * (3.0 + 2.0 * gate), light=True
+            ),
+        ),
         exchanges=_tensor_exchanges(part.name, float(part.hidden), micro),
         kept=(
             Kept(f"{part.name} activation input", a * inner * (1.0 + gate)),
-            Kept(f"{part.name} activation output", micro.recipe.operand_bytes * inner),
+            Kept(f"{part.name} activation output", micro.recipe.operand_bytes * inner, light=True),
         ),
     )
 
@@ -118,7 +122,10 @@ def _experts(part: MixtureOfExperts, micro: MicroBatch) -> LayerWork:
             TrainingPass("routing", rows * part.experts * 8.0, rows * part.experts * 8.0, 4.0, 4.0),
             TrainingPass("permutation", 4.0 * a * routed * width, 4.0 * a * routed * width, 4.0, 4.0),
             TrainingPass(
-                "expert activation", a * routed * inner * (2.0 + gate), a * routed * inner * (3.0 + 2.0 * gate)
+                "expert activation",
+                a * routed * inner * (2.0 + gate),
+                a * routed * inner * (3.0 + 2.0 * gate),
+                light=True,
             ),
         ),
         exchanges=(
@@ -128,7 +135,7 @@ def _experts(part: MixtureOfExperts, micro: MicroBatch) -> LayerWork:
         kept=(
             Kept("permuted tokens", (a + operand) * routed * width),
             Kept("expert activation input", a * routed * inner * (1.0 + gate)),
-            Kept("expert activation output", operand * routed * inner),
+            Kept("expert activation output", operand * routed * inner, light=True),
         ),
     )
     if part.shared_intermediate:
@@ -139,10 +146,10 @@ def _experts(part: MixtureOfExperts, micro: MicroBatch) -> LayerWork:
 def _norm(part: Norm, micro: MicroBatch) -> LayerWork:
     a = micro.recipe.activation_bytes
     elements = as_floats(micro.outer_rows) * part.hidden
-    passes = [TrainingPass(part.name, 2.0 * a * elements, 3.0 * a * elements)]
+    passes = [TrainingPass(part.name, 2.0 * a * elements, 3.0 * a * elements, light=True)]
     kept = [
         Kept(f"{part.name} input", a * elements),
-        Kept(f"{part.name} output", micro.recipe.operand_bytes * elements),
+        Kept(f"{part.name} output", micro.recipe.operand_bytes * elements, light=True),
     ]
     if part.residual:
         if micro.dropout:

@@ -66,6 +66,8 @@ class TrainingPass:
         Kernels they are made of.
     core : bool
         Whether they belong to the attention core, which selective recomputation repeats.
+    light : bool
+        Whether they make what pointwise recomputation makes again.
     """
 
     name: str
@@ -74,6 +76,7 @@ class TrainingPass:
     forward_kernels: float = 1.0
     backward_kernels: float = 1.0
     core: bool = False
+    light: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +120,14 @@ class Kept:
         Bytes per microbatch on one device [B].
     core : bool
         Whether it belongs to the attention core.
+    light : bool
+        Whether a pointwise pass over other kept activations makes it again.
     """
 
     name: str
     nbytes: Floats
     core: bool = False
+    light: bool = False
 
 
 @dataclass(frozen=True, slots=True)

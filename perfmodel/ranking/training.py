@@ -207,7 +207,7 @@ def rank_training(
         )
     sizes = model.divisors()
     held = chosen or {}
-    modes = ("none", "selective", "full") if target.stack.unfused else ("none", "full")
+    modes = ("none", "selective", "full") if target.stack.unfused else ("none", "pointwise", "full")
     meshes = training_meshes(
         gpus,
         global_batch=int(np.max(workload.global_batch)),

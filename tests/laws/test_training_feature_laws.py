@@ -40,7 +40,7 @@ def rows(draw):
         "sequence_chunks": draw(st.sampled_from([1, 4])),
         "tp_overlap": draw(st.integers(0, 1)),
         "edge_layers": draw(st.integers(0, 2)),
-        "recompute": draw(st.sampled_from([0, 2])),
+        "recompute": draw(st.sampled_from([0, 2, 3])),
         "grad_overlap": draw(st.integers(0, 1)),
         "schedule": draw(st.sampled_from([0, SCHEDULES.index("dualpipe")])),
         "offload_optimizer": draw(st.sampled_from([0.0, 0.5])),
@@ -157,6 +157,22 @@ def test_edges_take_layers_from_their_stages_only(edge, pp):
     assert min(sizes) >= 1
     if pp > 2:
         assert max(sizes[0], sizes[-1]) <= max(sizes[1:-1])
+
+
+@given(found=rows(), model=st.sampled_from([DENSE, MOE]))
+def test_pointwise_recomputation_lies_between_none_and_full(found, model):
+    grid = plans(
+        found, recompute=[0, 3, 2], sequence_chunks=1, offload_weights=0.0, **({} if model is MOE else {"ep": 1})
+    )
+    one = estimate(grid, model, batch=256)
+    # What comes on top may hide an exchange that was exposed before.
+    assert one["step_s"][0] <= one["step_s"][1] * SLACK
+    assert one["step_s"][1] <= one["step_s"][2] * SLACK
+    assert one["pointwise_s"][0] < one["pointwise_s"][1]
+    assert one["peak_bytes"][0] * SLACK >= one["peak_bytes"][1]
+    # Of one microbatch in flight as much comes back as was given up.
+    assert one["activations_bytes"][1] <= one["activations_bytes"][0] * SLACK
+    assert one["hfu"][1] * one["step_s"][1] == pytest.approx(one["hfu"][0] * one["step_s"][0])
 
 
 def test_dual_pipe_hides_the_exchange_of_tokens():
