@@ -208,13 +208,17 @@ def calibrations_page(files: Mapping[str, Sequence[KernelCalibration]]) -> str:
     lines += [
         "absolute percentage errors: of the fit, and on shapes that were held out of it. A device without a part here"
     ]
-    lines += ["is predicted with the defaults of its architecture.", ""]
+    lines += [
+        "is predicted with the defaults of its architecture. Where a row `stands in`, nobody published this kernel:"
+    ]
+    lines += ["its coefficients are those of another kernel of the device, or derived, and the data are theirs.", ""]
     for title, kernels in files.items():
         rows = []
         for k in kernels:
             formats = ", ".join(filter(None, (k.format, k.kv_format and f"KV {k.kv_format}", k.kernel)))
             data = ", ".join(text(str(k.provenance[key])) for key in ("dataset", "date") if key in k.provenance)
             fit, heldout = (percent(k.provenance.get(key)) for key in ("fit_mape", "heldout_mape"))
+            fit = "stands in" if k.basis == "default" else fit
             points = str(k.provenance.get("points", "–"))
             form = f"[{k.form}](#formula-{k.form})"
             rows.append((k.operator, text(formats), text(k.version), form, points, fit, heldout, data))

@@ -62,7 +62,7 @@ def at_sustained_rates(table: KernelTable, device: Device) -> KernelTable:
 def _ratio(table: KernelTable, device: Device, peak: str) -> float:
     """Measured rate of a large product over what the defaults give it."""
     row = table.find("gemm", peak)
-    if row is None or row.basis != "default":
+    if row is None or not row.architecture:
         return 1.0
     numbers = device_numbers(device, peak) | {"cores": default_cores(device)}
     seconds = as_floats(call_form(row, LARGE, numbers))

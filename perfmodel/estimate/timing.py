@@ -236,7 +236,7 @@ def time_operator(
             **form.defaults(),
         )
     else:
-        if calibration.basis == "default":
+        if calibration.architecture:
             numbers["cores"] = default_cores(device)
         once = call_form(calibration, _sizes(op, skew), numbers)
     compute_s = roofline_bound(flops, 0.0, peak_flops=numbers["peak_flops"], memory_bandwidth=1.0)

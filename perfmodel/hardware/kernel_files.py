@@ -38,6 +38,7 @@ class _Kernel(BaseModel):
     kernel: str = ""
     form: str
     host_timed: bool = False
+    basis: Literal["default"] | None = None  # of a device's kernel: figures of another one stand in
     attributes: dict[str, Any] = Field(default_factory=dict)
     coefficients: dict[str, float]
     provenance: _Provenance
@@ -61,7 +62,7 @@ def read_calibrations(path: Path, basis: Basis = "measured") -> tuple[KernelCali
     path : pathlib.Path
         TOML file.
     basis : str
-        What the times will be said to rest on.
+        What the times will be said to rest on where an entry does not say that it only stands in.
 
     Returns
     -------
@@ -86,10 +87,10 @@ def read_calibrations(path: Path, basis: Basis = "measured") -> tuple[KernelCali
             coefficients=k.coefficients,
             attributes=k.attributes,
             host_timed=k.host_timed,
-            basis=basis,
+            basis=k.basis or basis,
             provenance=k.provenance.model_dump(exclude_none=True),
             place=f"{path}: kernel.{n}",
-            architecture=parsed.architecture or "",
+            architecture=(parsed.architecture or path.stem) if basis == "default" else "",
         )
         for n, k in enumerate(parsed.kernel)
     )

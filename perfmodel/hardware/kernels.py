@@ -6,7 +6,9 @@ from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 Basis: TypeAlias = Literal["measured", "default", "datasheet"]
-"""What a time rests on: this device's measurements, its architecture's defaults, or the datasheet alone."""
+"""What a time rests on: measurements of the kernel on this device, what stands in for them, or the datasheet alone.
+
+Defaults of an architecture stand in, and so do a device's figures of another kernel or of its fabric."""
 
 # Formats whose kernels behave alike, nearest first: where a format was not measured, its neighbour's
 # coefficients serve (they are relative to the format's own peak and bytes).
@@ -52,7 +54,7 @@ class KernelCalibration:
     host_timed : bool
         Whether the host's launches are part of the measured times, as they are not where a step is a captured graph.
     basis : str
-        measured on this device, or default of its architecture.
+        measured on this device, or default where something else stands in.
     provenance : mapping
         Data set, date, number of points, fit error and held-out error [%].
     place : str
@@ -89,7 +91,7 @@ class KernelCalibration:
         str
             The device, or the defaults that stand in for it.
         """
-        return device if self.basis == "measured" else f"{self.architecture} defaults"
+        return f"{self.architecture} defaults" if self.architecture else device
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,7 +101,7 @@ class KernelTable:
     Parameters
     ----------
     measured : tuple of KernelCalibration
-        Fitted on this device, preferred ones first.
+        Filed for this device, preferred ones first.
     defaults : tuple of KernelCalibration
         Defaults, the architecture's before the generic ones.
     """

@@ -187,7 +187,7 @@ def trust(ranking: Ranking) -> str:
     parts = [f"{phase} {100 * float(row[f'{phase}_measured_share']):.0f}%" for phase in ("decode", "prefill")]
     return (
         f"Accuracy: share of the time that rests on measured kernels of {context['device']}: {', '.join(parts)};"
-        " the rest on architecture defaults and the datasheet. See: perfmodel explain serving"
+        " the rest on defaults and the datasheet. See: perfmodel explain serving"
     )
 
 

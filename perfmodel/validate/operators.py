@@ -109,7 +109,7 @@ def _predict_group(rows: pd.DataFrame, group: dict[str, str], profiles: str | No
         seconds = as_floats(bound) / form.defaults()["memory_efficiency"] + form.defaults()["launch_s"]
         described: tuple[str, str, str] = ("datasheet", "roofline_time", "")
     else:
-        if calibration.basis == "default":
+        if calibration.architecture:
             numbers["cores"] = default_cores(device)
         seconds = as_floats(call_form(calibration, sizes, numbers))
         described = (calibration.basis, calibration.form, _name(calibration))

@@ -55,6 +55,14 @@ def test_the_coefficients_are_those_of_the_microbenchmarks(kernels):
     assert attention["memory_efficiency"] == pytest.approx(1346 / 1600, abs=1e-3)  # table 9
 
 
+def test_only_kernels_that_were_published_count_as_measured(kernels):
+    measured = {(kernel.operator, kernel.format) for kernel in kernels.measured if kernel.basis == "measured"}
+    assert measured == {("gemm", "int8"), ("moe", "int8"), ("decode_mla", "bf16")}
+    step = study.decode_step(96, 4096.0)
+    assert 0.5 < step.basis["measured"] / step.seconds < 0.8
+    assert step.basis["measured"] + step.basis["default"] == pytest.approx(step.seconds)
+
+
 @pytest.mark.parametrize(("groups", "rows", "columns", "depth", "percent"), PRODUCTS)
 def test_the_products_that_were_calibrated_with(kernels, groups, rows, columns, depth, percent):
     found = dict(kernels.find("gemm", "int8", engine="cann").coefficients) | {"launch_s": 0.0}

@@ -1,6 +1,7 @@
 """Generated pages: nothing that is registered or catalogued is missing, and Markdown survives what sources contain."""
 
 import re
+from dataclasses import replace
 
 from docstrings import registered_formulas
 from perfmodel.hardware.catalog import list_devices, list_systems, load_device, load_system
@@ -49,6 +50,8 @@ def test_a_calibration_shows_its_data_and_errors():
     assert [cell.strip() for cell in row.split("|")[1:-1]] == [
         "gemm", "fp8", "1.0", "[roofline_time](#formula-roofline_time)", "–", "6.12 %", "7 %", "made up, 2026",
     ]  # fmt: skip
+    row = calibrations_page({"h100-sxm/x": [replace(kernel, basis="default")]}).splitlines()[-2]
+    assert row.split("|")[6].strip() == "stands in"
 
 
 def test_pages_that_did_not_change_are_not_written_again(tmp_path):

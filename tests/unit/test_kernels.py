@@ -7,9 +7,11 @@ import pytest
 from perfmodel.api import target
 from perfmodel.errors import ProfileError
 from perfmodel.estimate.kernel_checks import check_kernel, load_kernels
+from perfmodel.estimate.timing import time_operator
 from perfmodel.hardware.kernel_files import read_calibrations, read_kernel_table
 from perfmodel.hardware.kernels import NEAR_FORMATS, KernelCalibration, KernelTable
 from perfmodel.hardware.places import builtin_directory
+from perfmodel.layers.operators import Gemm
 
 FILE = """schema_version = 1
 device = "h100-sxm"
@@ -126,6 +128,7 @@ def test_a_kernel_knows_where_it_was_read(tmp_path):
         ('dataset = "made up"', 'dataset = ""', r"kernel\.0\.provenance\.dataset"),
         ("points = 60", "points = 0", r"kernel\.0\.provenance\.points"),
         ("fit_mape = 5.0", "fit_mape = 5.0\nmape = 5.0", r"kernel\.0\.provenance\.mape"),
+        ('format = "bf16"', 'format = "bf16"\nbasis = "guessed"', r"kernel\.0\.basis"),
         (FILE[FILE.index("\n[kernel.provenance]") :], "\n", r"kernel\.0\.provenance"),
     ],
 )
@@ -158,6 +161,22 @@ def test_what_the_formula_does_not_take_is_refused_when_a_target_is_built(tmp_pa
         target("hgx-h100", profiles=str(tmp_path / "profiles"))
     assert str(caught.value).startswith(f"{path}: kernel.0: gemm bf16: {message}")
     assert "\n" not in str(caught.value)
+
+
+def test_figures_that_stand_in_are_the_device_s_own_and_count_as_defaults(tmp_path):
+    times = []
+    for basis in ("", 'basis = "default"\n'):
+        profiles = tmp_path / (basis[:5] or "plain")
+        folder = profiles / "calibrations" / "tpu-v6e"
+        folder.mkdir(parents=True)
+        written(folder, "[[kernel]]\n", f"[[kernel]]\n{basis}")
+        on = target("tpu-v6e-pod", profiles=str(profiles))
+        kernel = on.kernels.find("gemm", "bf16")
+        assert (kernel.engine, kernel.owner("tpu-v6e")) == ("mine", "tpu-v6e")
+        times.append(time_operator(Gemm("product", 64.0, 4096.0, 4096.0, "bf16"), on.device, on.kernels))
+    # Coarse cores are counted as multiprocessors for the defaults of an architecture, not for what the device has.
+    assert float(times[0].seconds) == float(times[1].seconds)
+    assert [time.basis for time in times] == ["measured", "default"]
 
 
 def test_a_file_of_the_user_comes_before_the_built_in_ones(tmp_path):
