@@ -20,12 +20,14 @@ def experts(
     ep: Annotated[str, typer.Option(help="Expert-parallel ranks, for instance 8,32,256.")] = "8,16,32,64",
     prefill: Annotated[bool, typer.Option("--prefill", help="Tokens of prompts instead of a decode step.")] = False,
     skew: Annotated[float, typer.Option(help="Exponent of the power law of the experts' loads; 0 for even.")] = 1.2,
-    redundant: Annotated[int, typer.Option(min=0, help="Copies of busy experts.")] = 0,
+    redundant: Annotated[int, typer.Option(metavar="COUNT", min=0, help="Copies of busy experts.")] = 0,
     loads: Annotated[Path | None, typer.Option(help="CSV with the picks of every expert (column picks).")] = None,
     routing: Annotated[
         Path | None, typer.Option(help="CSV of tokens from expert to expert (layer, expert, next, tokens).")
     ] = None,
-    resident: Annotated[int, typer.Option(min=0, help="Experts of a layer on a device, the rest on the host.")] = 0,
+    resident: Annotated[
+        int, typer.Option(metavar="COUNT", min=0, help="Experts of a layer on a device, the rest on the host.")
+    ] = 0,
     hit_rate: Annotated[float | None, typer.Option(help="Share of them found, where a predictor's is known.")] = None,
     precision: options.Precision = None,
     engine: options.EngineName = "neutral",

@@ -42,7 +42,9 @@ Profiles = Annotated[str | None, typer.Option("--profiles", help="Directory of p
 WhatIf = Annotated[
     list[str] | None,
     typer.Option(
-        "--what-if", help="Hardware as it is not: memory_bandwidth=x2 or memory_capacity=192GB; may be given again."
+        "--what-if",
+        metavar="NUMBER=CHANGE",
+        help="Hardware as it is not: memory_bandwidth=x2 or memory_capacity=192GB; repeatable.",
     ),
 ]
 Collectives = Annotated[

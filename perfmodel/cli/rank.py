@@ -89,7 +89,7 @@ def serving(
     dp: Annotated[int | None, typer.Option(help="Hold attention data parallelism at one value.")] = None,
     ep: Annotated[int | None, typer.Option(help="Hold expert parallelism at one value.")] = None,
     concurrency: Annotated[int | None, typer.Option(help="Hold the requests in flight per replica.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="Plans to show.")] = 10,
+    top: Annotated[int, typer.Option(metavar="COUNT", min=1, help="Plans to show.")] = 10,
     format: Annotated[Format, typer.Option(help="How to write the result.")] = Format.table,
     collectives: options.Collectives = "fastest",
     what_if: options.WhatIf = None,

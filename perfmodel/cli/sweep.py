@@ -52,11 +52,14 @@ app = typer.Typer(
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Directory of a sweep.")]
 Task = Annotated[str | None, typer.Option(help="serving or training, where the study has both.")]
-Where = Annotated[list[str] | None, typer.Option(help="Only points with axis=value, for instance gpus=8; repeatable.")]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(metavar="AXIS=VALUE", help="Only points that have it, for instance gpus=8; repeatable."),
+]
 Of = Annotated[str, typer.Option("--of", help="Column that is to be best.")]
 By = Annotated[str | None, typer.Option(help="Axes, separated by commas; one answer per combination.")]
 OutputFormat = Annotated[Format, typer.Option("--format", help="How to write the result.")]
-Top = Annotated[int, typer.Option(min=1, help="Rows to show in a table.")]
+Top = Annotated[int, typer.Option(metavar="COUNT", min=1, help="Rows to show in a table.")]
 
 
 @app.command("run")
@@ -64,7 +67,10 @@ def run(
     study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="What to cross.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Directory of the results.")],
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; one per processor by default, 1 for none beside this one.")
+        int | None,
+        typer.Option(
+            metavar="COUNT", min=1, help="Processes; one per processor by default, 1 for none beside this one."
+        ),
     ] = None,
     dask: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Run on the Dask cluster at this address.")
@@ -190,11 +196,12 @@ def pareto(
 def sensitivity(
     directory: Directory,
     number: Annotated[
-        list[str] | None, typer.Option(help="Number of the hardware; all by default; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Number of the hardware; all by default; repeatable."),
     ] = None,
     of: Annotated[str, typer.Option("--of", help="Column whose growth is asked for.")] = "tokens_per_s_per_gpu",
     step: Annotated[str, typer.Option(help="Relative step of the differences.")] = "10%",
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    workers: Annotated[int, typer.Option(metavar="COUNT", min=1, help="Processes.")] = 1,
     where: Where = None,
     task: Task = None,
     top: Top = 40,
@@ -241,8 +248,8 @@ def sensitivity(
 def break_even(
     directory: Directory,
     along: Annotated[str, typer.Option(help="Axis with numbers along which the leader may change.")],
-    a: Annotated[list[str], typer.Option("--a", help="First choice, axis=value; repeatable.")],
-    b: Annotated[list[str], typer.Option("--b", help="Second choice, axis=value; repeatable.")],
+    a: Annotated[list[str], typer.Option("--a", metavar="AXIS=VALUE", help="First choice; repeatable.")],
+    b: Annotated[list[str], typer.Option("--b", metavar="AXIS=VALUE", help="Second choice; repeatable.")],
     of: Annotated[str, typer.Option("--of", help="Column that is compared.")] = "tokens_per_s_per_gpu",
     where: Where = None,
     task: Task = None,

@@ -99,7 +99,7 @@ def rank(
     elastic: knobs.Elastic = None,
     repair: knobs.Repair = "4h",
     recovery: knobs.Recovery = "30s",
-    top: Annotated[int, typer.Option(min=1, help="Plans to show.")] = 10,
+    top: Annotated[int, typer.Option(metavar="COUNT", min=1, help="Plans to show.")] = 10,
     format: Annotated[Format, typer.Option(help="How to write the result.")] = Format.table,
     what_if: options.WhatIf = None,
     output: options.Output = None,

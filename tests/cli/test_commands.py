@@ -5,8 +5,9 @@ import io
 import json
 
 import pytest
+import typer
 
-from perfmodel.cli.main import main
+from perfmodel.cli.main import app, main
 
 SYSTEM = ["--system", "hgx-h100", "--gpus", "16"]
 LENGTHS = ["--isl", "4k", "--osl", "1k"]
@@ -216,3 +217,17 @@ def test_models_from_a_file(capsys, tmp_path):
     assert code == 2
     assert "config.json" in err
     assert err.count("\n") == 1
+
+
+def commands(group, words=()):
+    for name, command in group.commands.items():
+        yield from commands(command, (*words, name)) if hasattr(command, "commands") else [(*words, name)]
+
+
+@pytest.mark.parametrize("words", list(commands(typer.main.get_command(app))), ids=" ".join)
+def test_help_names_what_a_list_or_a_count_is_of(capsys, words):
+    code, out, _ = run(capsys, *words, "--help")
+    assert code == 0
+    options = [line for line in out.splitlines() if line.startswith("  -")]
+    assert options
+    assert not [line for line in options if "list[" in line or " range>" in line]
