@@ -18,6 +18,7 @@ from perfmodel.estimate.target import COLLECTIVES
 from perfmodel.estimate.training_target import training_target
 from perfmodel.hardware.catalog import load_system
 from perfmodel.hardware.engine import SCHEDULES, SPLITS
+from perfmodel.hardware.fabric import System
 from perfmodel.hardware.what_if import scaled
 from perfmodel.hardware.what_if_flags import factor_of
 from perfmodel.layers.training_recipe import METHODS, get_recipe
@@ -64,6 +65,11 @@ def model_of(name: str) -> ModelSpec:
     return load_model(name)
 
 
+@lru_cache(maxsize=64)
+def _system(name: str, profiles: str | None) -> System:
+    return load_system(name, profiles)
+
+
 @lru_cache(maxsize=256)
 def _target(
     task: str,
@@ -72,7 +78,7 @@ def _target(
     what_if: tuple[tuple[str, str], ...],
     profiles: str | None,
 ) -> tuple[Any, Mapping[str, float]]:
-    base = load_system(system, profiles)
+    base = _system(system, profiles)
     factors = {name: factor_of(base, name, text) for name, text in what_if}
     bring = api.target if task == "serving" else training_target
     return bring(scaled(base, factors), profiles=profiles, **dict(software)), factors
@@ -165,7 +171,7 @@ def digest_of(name: str, profiles: str | None = None) -> str:
 
 def forget() -> None:
     """Read every file anew, because it may have changed since this process read it."""
-    for cached in (digest_of, model_of, _target):
+    for cached in (digest_of, model_of, _system, _target):
         cached.cache_clear()
 
 
