@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from perfmodel.errors import NothingFeasibleError as NothingFeasibleError
     from perfmodel.errors import PerfmodelError as PerfmodelError
     from perfmodel.estimate.result import Estimate as Estimate
-    from perfmodel.estimate.workload import Workload as Workload
+    from perfmodel.estimate.serving.workload import Workload as Workload
     from perfmodel.hardware.catalog import load_device as load_device
     from perfmodel.hardware.catalog import load_system as load_system
     from perfmodel.layers.precision import Precision as Precision
@@ -39,7 +39,7 @@ _HOMES = {
     "PlanGrid": "perfmodel.parallel.grid",
     "Precision": "perfmodel.layers.precision",
     "Ranking": "perfmodel.ranking.serving",
-    "Workload": "perfmodel.estimate.workload",
+    "Workload": "perfmodel.estimate.serving.workload",
     "compare": "perfmodel.api_compare",
     "load_device": "perfmodel.hardware.catalog",
     "load_model": "perfmodel.models.catalog",

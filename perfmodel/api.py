@@ -10,12 +10,12 @@ from perfmodel.arrays import as_floats
 from perfmodel.costs.formats import get_format
 from perfmodel.errors import PlanError, UnitError
 from perfmodel.estimate.kernel_checks import load_kernels
-from perfmodel.estimate.open_loop import at_rate
 from perfmodel.estimate.result import Estimate
-from perfmodel.estimate.serving import predict_serving
+from perfmodel.estimate.serving.open_loop import at_rate
+from perfmodel.estimate.serving.predict import predict_serving
+from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.sustained import at_sustained_rates
 from perfmodel.estimate.target import COLLECTIVES, Target
-from perfmodel.estimate.workload import Workload
 from perfmodel.hardware.catalog import load_system
 from perfmodel.hardware.engine import SCHEDULES, SPLITS
 from perfmodel.hardware.engine_files import load_engine

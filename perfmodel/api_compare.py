@@ -5,9 +5,9 @@ from typing import Any
 
 from perfmodel.api import limits_of, precision_of, price_of, target, tokens_of
 from perfmodel.errors import NothingFeasibleError, PlanError, UnitError
-from perfmodel.estimate.pools import Link
+from perfmodel.estimate.serving.pools import Link
+from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.target import Target
-from perfmodel.estimate.workload import Workload
 from perfmodel.hardware.fabric import System
 from perfmodel.models.catalog import load_model
 from perfmodel.models.spec import ModelSpec

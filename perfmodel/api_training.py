@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from perfmodel.estimate.training import TrainingEstimate, TrainingWorkload, predict_training
-from perfmodel.estimate.training_target import TrainingTarget, training_target
+from perfmodel.estimate.training.predict import TrainingEstimate, TrainingWorkload, predict_training
+from perfmodel.estimate.training.target import TrainingTarget, training_target
 from perfmodel.hardware.cluster import Cluster
 from perfmodel.hardware.fabric import System
 from perfmodel.layers.training_recipe import get_recipe

@@ -13,12 +13,13 @@ import numpy as np
 from perfmodel.api import precision_of, target
 from perfmodel.api_training import train
 from perfmodel.estimate.communication import time_collective
-from perfmodel.estimate.drafting import draft_cost
-from perfmodel.estimate.serving import decode_token_s, serving_steps
+from perfmodel.estimate.serving.drafting import draft_cost
+from perfmodel.estimate.serving.latencies import decode_token_s
+from perfmodel.estimate.serving.steps import serving_steps
+from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.step import step_time
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.timed_step import StepTime
-from perfmodel.estimate.workload import Workload
 from perfmodel.hardware.engine import Streams
 from perfmodel.layers.base import Step
 from perfmodel.layers.operators import Collective, Exchange

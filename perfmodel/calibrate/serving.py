@@ -9,9 +9,10 @@ import numpy.typing as npt
 
 from perfmodel.arrays import as_floats
 from perfmodel.errors import CalibrationError
-from perfmodel.estimate.serving import ServingSteps, closed_loop_latencies, serving_steps, with_host
+from perfmodel.estimate.serving.latencies import closed_loop_latencies
+from perfmodel.estimate.serving.steps import ServingSteps, serving_steps, with_host
+from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.target import Target
-from perfmodel.estimate.workload import Workload
 from perfmodel.hardware.engine import Engine
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec

@@ -47,9 +47,9 @@ def serving(
     """Show where every millisecond and every byte of one plan comes from."""
     from perfmodel import api
     from perfmodel.errors import NothingFeasibleError, PlanError
-    from perfmodel.estimate.open_loop import at_rate
-    from perfmodel.estimate.serving import predict_serving
-    from perfmodel.estimate.workload import Workload
+    from perfmodel.estimate.serving.open_loop import at_rate
+    from perfmodel.estimate.serving.predict import predict_serving
+    from perfmodel.estimate.serving.workload import Workload
     from perfmodel.models.catalog import load_model
     from perfmodel.parallel.grid import plans
     from perfmodel.reports.explain import derivation

@@ -108,7 +108,7 @@ def rank(
     """Rank every training plan that fits by the time of one optimizer step."""
     from perfmodel.api_training import rank_on_cluster, rank_training_plans
     from perfmodel.errors import PlanError
-    from perfmodel.estimate.training_target import training_target
+    from perfmodel.estimate.training.target import training_target
     from perfmodel.models.catalog import load_model
     from perfmodel.ranking.training import Reliability
     from perfmodel.reports import training as report
@@ -248,7 +248,7 @@ def explain(
 ) -> None:
     """Show where every second and every byte of one training plan comes from."""
     from perfmodel.api_training import train
-    from perfmodel.estimate.training_target import training_target
+    from perfmodel.estimate.training.target import training_target
     from perfmodel.parallel.training_grid import training_plans
     from perfmodel.reports.training import training_derivation
     from perfmodel.reports.what_if import what_if_lines

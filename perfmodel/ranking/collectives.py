@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from perfmodel.estimate.serving import serving_steps
+from perfmodel.estimate.serving.steps import serving_steps
+from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.target import Target
-from perfmodel.estimate.workload import Workload
 from perfmodel.layers.operators import Collective
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec

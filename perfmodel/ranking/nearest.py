@@ -4,10 +4,10 @@ import numpy as np
 
 from perfmodel.costs.formats import get_format
 from perfmodel.estimate.result import Estimate
-from perfmodel.estimate.serving import predict_serving
-from perfmodel.estimate.serving_rules import expert_places
+from perfmodel.estimate.serving.predict import predict_serving
+from perfmodel.estimate.serving.rules import expert_places
+from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.target import Target
-from perfmodel.estimate.workload import Workload
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import serving_splits

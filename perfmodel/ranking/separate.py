@@ -11,12 +11,12 @@ import numpy.typing as npt
 from perfmodel.arrays import as_floats
 from perfmodel.costs.economy import optimal_throughput
 from perfmodel.errors import NothingFeasibleError, PlanError
-from perfmodel.estimate.pools import Link, Prompts, Tokens, outermost
 from perfmodel.estimate.result import BOUNDS
-from perfmodel.estimate.serving import arithmetic_peak
+from perfmodel.estimate.serving.pools import Link, Prompts, Tokens, outermost
+from perfmodel.estimate.serving.predict import arithmetic_peak
+from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.timed_step import RESOURCES
-from perfmodel.estimate.workload import Workload
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import PlanGrid

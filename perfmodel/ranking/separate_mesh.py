@@ -8,9 +8,9 @@ import numpy.typing as npt
 from perfmodel.arrays import as_floats
 from perfmodel.costs.arrivals import several_servers_quantile, several_servers_wait
 from perfmodel.costs.economy import token_energy, token_price
-from perfmodel.estimate.disaggregated import HANDOFF_STEPS, first_token, hand_over
-from perfmodel.estimate.pools import Link, Prompts, Tokens
-from perfmodel.estimate.workload import Workload
+from perfmodel.estimate.serving.disaggregated import HANDOFF_STEPS, first_token, hand_over
+from perfmodel.estimate.serving.pools import Link, Prompts, Tokens
+from perfmodel.estimate.serving.workload import Workload
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import PlanGrid
 from perfmodel.parallel.rules import Rule

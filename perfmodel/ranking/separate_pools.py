@@ -6,12 +6,12 @@ import numpy as np
 
 from perfmodel.arrays import as_floats
 from perfmodel.errors import NothingFeasibleError, PlanError
-from perfmodel.estimate.footprint import serving_footprint
-from perfmodel.estimate.open_loop import SPARE_DEVIATIONS
-from perfmodel.estimate.pools import Prompts, Tokens, prompt_work, token_work
-from perfmodel.estimate.serving_rules import expert_places, serving_rules
+from perfmodel.estimate.serving.footprint import serving_footprint
+from perfmodel.estimate.serving.open_loop import SPARE_DEVIATIONS
+from perfmodel.estimate.serving.pools import Prompts, Tokens, prompt_work, token_work
+from perfmodel.estimate.serving.rules import expert_places, serving_rules
+from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.target import Target
-from perfmodel.estimate.workload import Workload
 from perfmodel.hardware.engine import Engine
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec

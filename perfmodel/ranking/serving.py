@@ -10,12 +10,13 @@ import numpy.typing as npt
 
 from perfmodel.costs.economy import token_price
 from perfmodel.errors import NothingFeasibleError, PlanError
-from perfmodel.estimate.open_loop import SPARE_DEVIATIONS
 from perfmodel.estimate.result import Estimate
-from perfmodel.estimate.serving import predict_serving, workload_footprint
-from perfmodel.estimate.serving_rules import expert_places
+from perfmodel.estimate.serving.open_loop import SPARE_DEVIATIONS
+from perfmodel.estimate.serving.predict import predict_serving
+from perfmodel.estimate.serving.rules import expert_places
+from perfmodel.estimate.serving.steps import workload_footprint
+from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.target import Target
-from perfmodel.estimate.workload import Workload
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import KNOBS, PlanGrid, concurrency_ladder, plans, serving_splits

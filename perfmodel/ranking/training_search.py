@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from perfmodel.estimate import training
-from perfmodel.estimate.training import TrainingEstimate, TrainingWorkload, predict_training
-from perfmodel.estimate.training_target import TrainingTarget
+from perfmodel.estimate.training import predict as training
+from perfmodel.estimate.training.predict import TrainingEstimate, TrainingWorkload, predict_training
+from perfmodel.estimate.training.target import TrainingTarget
 from perfmodel.layers.training_recipe import TrainingRecipe
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.mesh import mesh_parts

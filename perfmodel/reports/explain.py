@@ -9,18 +9,15 @@ from perfmodel.arrays import as_floats
 from perfmodel.costs.registry import get_formula
 from perfmodel.costs.serving import speculated_tokens
 from perfmodel.errors import PlanError
-from perfmodel.estimate.mixed_steps import decoding_requests
-from perfmodel.estimate.open_loop import QUANTILES
 from perfmodel.estimate.result import BOUNDS
-from perfmodel.estimate.serving import (
-    decode_token_s,
-    predict_serving,
-    serving_steps,
-    streaming_delay,
-)
+from perfmodel.estimate.serving.latencies import decode_token_s, streaming_delay
+from perfmodel.estimate.serving.mixed_steps import decoding_requests
+from perfmodel.estimate.serving.open_loop import QUANTILES
+from perfmodel.estimate.serving.predict import predict_serving
+from perfmodel.estimate.serving.steps import serving_steps
+from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.timed_step import RESOURCES, Line, StepTime, StreamTimes
-from perfmodel.estimate.workload import Workload
 from perfmodel.layers.operators import Attention, Collective, Experts, Gemm, Operator
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import Any
 
-from perfmodel.estimate.training import TrainingEstimate
-from perfmodel.estimate.training_flops import CONVENTIONS
-from perfmodel.estimate.training_memory import MEMORY_PARTS
-from perfmodel.estimate.training_pipeline import STEP_PARTS
+from perfmodel.estimate.training.flops import CONVENTIONS
+from perfmodel.estimate.training.memory import MEMORY_PARTS
+from perfmodel.estimate.training.pipeline import STEP_PARTS
+from perfmodel.estimate.training.predict import TrainingEstimate
 from perfmodel.ranking.training import TrainingRanking, training_plan_name
 from perfmodel.reports.tables import plain_table
 from perfmodel.units import format_size, format_time

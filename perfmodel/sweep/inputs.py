@@ -15,7 +15,7 @@ from perfmodel import api
 from perfmodel.costs.formats import get_format
 from perfmodel.errors import PerfmodelError, StudyError, suggest
 from perfmodel.estimate.target import COLLECTIVES
-from perfmodel.estimate.training_target import training_target
+from perfmodel.estimate.training.target import training_target
 from perfmodel.hardware.catalog import load_system
 from perfmodel.hardware.engine import SCHEDULES, SPLITS
 from perfmodel.hardware.fabric import System

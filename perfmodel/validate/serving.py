@@ -10,12 +10,12 @@ from perfmodel.api import precision_of, target
 from perfmodel.arrays import as_floats
 from perfmodel.calibrate.cases import numbers, words
 from perfmodel.errors import PerfmodelError, PlanError
-from perfmodel.estimate.disaggregated import predict_disaggregated
-from perfmodel.estimate.pools import Pool
 from perfmodel.estimate.result import BOUNDS, Estimate
-from perfmodel.estimate.serving import predict_serving
+from perfmodel.estimate.serving.disaggregated import predict_disaggregated
+from perfmodel.estimate.serving.pools import Pool
+from perfmodel.estimate.serving.predict import predict_serving
+from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.target import Target
-from perfmodel.estimate.workload import Workload
 from perfmodel.hardware.catalog import load_device, load_system
 from perfmodel.layers.precision import Precision
 from perfmodel.models.catalog import load_model

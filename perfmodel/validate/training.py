@@ -10,8 +10,8 @@ import pandas as pd
 from perfmodel.calibrate.cases import numbers, words
 from perfmodel.costs.training import RECOMPUTE
 from perfmodel.errors import PerfmodelError, PlanError
-from perfmodel.estimate.training import TrainingEstimate, TrainingWorkload, predict_training
-from perfmodel.estimate.training_target import TrainingTarget, training_target
+from perfmodel.estimate.training.predict import TrainingEstimate, TrainingWorkload, predict_training
+from perfmodel.estimate.training.target import TrainingTarget, training_target
 from perfmodel.hardware.catalog import load_device
 from perfmodel.hardware.stack import Stack
 from perfmodel.hardware.stack_files import stack_of_source

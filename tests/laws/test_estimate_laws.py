@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import perfmodel as pm
-from perfmodel.estimate.serving import predict_serving, serving_steps
-from perfmodel.estimate.workload import Workload
+from perfmodel.estimate.serving.predict import predict_serving
+from perfmodel.estimate.serving.steps import serving_steps
+from perfmodel.estimate.serving.workload import Workload
 from perfmodel.hardware.kernels import KernelTable
 from perfmodel.layers.base import Shard
 from perfmodel.parallel.grid import KNOBS

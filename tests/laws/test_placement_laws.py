@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from perfmodel.api_training import rank_on_cluster, train
 from perfmodel.errors import NothingFeasibleError, PlanError
-from perfmodel.estimate.training_pipeline import STEP_PARTS
-from perfmodel.estimate.training_target import training_target
+from perfmodel.estimate.training.pipeline import STEP_PARTS
+from perfmodel.estimate.training.target import training_target
 from perfmodel.hardware.cluster import Cluster, cluster_of_islands, read_cluster
 from perfmodel.models.inline import inline_model
 from perfmodel.parallel.training_grid import training_plans

@@ -6,7 +6,7 @@ import pytest
 import perfmodel as pm
 from perfmodel.api_training import rank_training_plans, train, training_target
 from perfmodel.errors import NothingFeasibleError
-from perfmodel.estimate import training
+from perfmodel.estimate.training import predict as training
 from perfmodel.parallel.training_grid import TRAINING_KNOBS, training_plans
 from perfmodel.parallel.training_splits import listed, training_meshes
 from perfmodel.ranking import training as ranking

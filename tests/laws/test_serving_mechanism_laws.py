@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import perfmodel as pm
 from perfmodel.api import target
-from perfmodel.estimate.serving import predict_serving
+from perfmodel.estimate.serving.predict import predict_serving
 from perfmodel.hardware.engine import SCHEDULES, SPLITS
 
 MODELS = {name: pm.load_model(name) for name in ("llama-3.1-70b", "qwen3-30b-a3b")}

@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 
 import perfmodel as pm
 from perfmodel.costs import chunks, moe
-from perfmodel.estimate import serving
-from perfmodel.estimate.serving import Workload, predict_serving, serving_steps
+from perfmodel.estimate.serving import predict as serving
+from perfmodel.estimate.serving.predict import predict_serving
+from perfmodel.estimate.serving.steps import serving_steps
+from perfmodel.estimate.serving.workload import Workload
 from perfmodel.layers.merging import kind_of, merge
 from perfmodel.layers.operators import Attention, Exchange, Gemm
 from perfmodel.parallel.distinct import FEW, distinct

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from perfmodel.costs.overlap import decomposed_exchange, host_stream
 from perfmodel.costs.training_schedules import SCHEDULES, visited_stages
-from perfmodel.estimate.training import TrainingWorkload, predict_training
-from perfmodel.estimate.training_memory import MEMORY_PARTS
-from perfmodel.estimate.training_pipeline import STEP_PARTS
-from perfmodel.estimate.training_target import training_target
+from perfmodel.estimate.training.memory import MEMORY_PARTS
+from perfmodel.estimate.training.pipeline import STEP_PARTS
+from perfmodel.estimate.training.predict import TrainingWorkload, predict_training
+from perfmodel.estimate.training.target import training_target
 from perfmodel.layers.training_recipe import get_recipe
 from perfmodel.models.catalog import load_model
 from perfmodel.parallel.training_grid import training_plans

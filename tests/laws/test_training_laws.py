@@ -11,10 +11,10 @@ from perfmodel.costs.reliability import checkpoint_interval, elastic_goodput, go
 from perfmodel.costs.training import layer_activation_bytes
 from perfmodel.costs.training_kernels import launched_time, pointwise_time
 from perfmodel.costs.training_schedules import SCHEDULES, microbatches_in_flight, schedule_bubble
-from perfmodel.estimate.training import TrainingWorkload, predict_training
-from perfmodel.estimate.training_memory import MEMORY_PARTS
-from perfmodel.estimate.training_pipeline import STEP_PARTS
-from perfmodel.estimate.training_target import training_target
+from perfmodel.estimate.training.memory import MEMORY_PARTS
+from perfmodel.estimate.training.pipeline import STEP_PARTS
+from perfmodel.estimate.training.predict import TrainingWorkload, predict_training
+from perfmodel.estimate.training.target import training_target
 from perfmodel.hardware.kernels import KernelTable
 from perfmodel.layers.training_recipe import get_recipe
 from perfmodel.models.catalog import load_model

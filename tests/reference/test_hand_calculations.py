@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import perfmodel as pm
-from perfmodel.estimate.serving import serving_steps
-from perfmodel.estimate.workload import Workload
+from perfmodel.estimate.serving.steps import serving_steps
+from perfmodel.estimate.serving.workload import Workload
 from perfmodel.layers.base import Shard
 
 GB, TB = 1e9, 1e12

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import perfmodel as pm
-from perfmodel.estimate.serving import serving_steps
+from perfmodel.estimate.serving.steps import serving_steps
 from perfmodel.layers.base import Shard, Step
 from perfmodel.layers.operators import Attention, Experts
 from perfmodel.parallel.grid import plans

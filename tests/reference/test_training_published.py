@@ -11,9 +11,9 @@ from perfmodel.costs.pipeline import bubble_ratio
 from perfmodel.costs.reliability import checkpoint_interval, goodput, job_mtbf
 from perfmodel.costs.training import gpt_parameters, gpt_step_flops, layer_activation_bytes, utilisation
 from perfmodel.costs.training_schedules import SCHEDULES, microbatches_in_flight, schedule_bubble
-from perfmodel.estimate.training import block_work
-from perfmodel.estimate.training_flops import step_flops
-from perfmodel.estimate.training_shape import micro_batch
+from perfmodel.estimate.training.flops import step_flops
+from perfmodel.estimate.training.predict import block_work
+from perfmodel.estimate.training.shape import micro_batch
 from perfmodel.layers.training_recipe import get_recipe
 from perfmodel.models.inline import inline_model
 from perfmodel.parallel.training_grid import training_plans

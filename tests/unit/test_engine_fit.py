@@ -10,8 +10,8 @@ import perfmodel as pm
 from perfmodel.api import precision_of
 from perfmodel.calibrate.serving import CONSTANTS, bare, fit_engine, loss, measured_deployments, predicted
 from perfmodel.errors import CalibrationError
-from perfmodel.estimate.serving import predict_serving
-from perfmodel.estimate.workload import Workload
+from perfmodel.estimate.serving.predict import predict_serving
+from perfmodel.estimate.serving.workload import Workload
 from perfmodel.models.catalog import load_model
 from perfmodel.validate.leave_out import predict_left_out
 from perfmodel.validate.serving import predict_serving_cases

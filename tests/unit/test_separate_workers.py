@@ -18,8 +18,8 @@ from perfmodel.costs.arrivals import poisson_wait, several_servers_quantile, sev
 from perfmodel.costs.collectives import point_to_point
 from perfmodel.costs.handoff import layerwise_transfer
 from perfmodel.errors import NothingFeasibleError, PlanError
-from perfmodel.estimate.disaggregated import predict_disaggregated
-from perfmodel.estimate.pools import Pool
+from perfmodel.estimate.serving.disaggregated import predict_disaggregated
+from perfmodel.estimate.serving.pools import Pool
 from perfmodel.ranking.separate import rank_separate
 from perfmodel.ranking.separate_pools import SPLIT, worker_splits
 from perfmodel.ranking.ties import NEAR_TIE, fewer_stages_first

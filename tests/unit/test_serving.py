@@ -20,12 +20,14 @@ from perfmodel.costs.serving import (
     speculated_tokens,
 )
 from perfmodel.errors import PlanError
-from perfmodel.estimate.disaggregated import predict_disaggregated
-from perfmodel.estimate.pools import Pool
-from perfmodel.estimate.serving import decode_token_s, predict_serving, serving_steps
+from perfmodel.estimate.serving.disaggregated import predict_disaggregated
+from perfmodel.estimate.serving.latencies import decode_token_s
+from perfmodel.estimate.serving.pools import Pool
+from perfmodel.estimate.serving.predict import predict_serving
+from perfmodel.estimate.serving.steps import serving_steps
+from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.step import step_time
 from perfmodel.estimate.timed_step import hosted, launched_ahead
-from perfmodel.estimate.workload import Workload
 from perfmodel.layers.base import Step
 from perfmodel.layers.moe import SHARED
 from perfmodel.models.catalog import load_model

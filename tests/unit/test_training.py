@@ -18,9 +18,9 @@ from perfmodel.errors import (
     ProfileError,
     UnknownNameError,
 )
-from perfmodel.estimate.training_kernels import Kernels
-from perfmodel.estimate.training_network import Network
-from perfmodel.estimate.training_shape import micro_batch, stage_kinds, weights_of
+from perfmodel.estimate.training.kernels import Kernels
+from perfmodel.estimate.training.network import Network
+from perfmodel.estimate.training.shape import micro_batch, stage_kinds, weights_of
 from perfmodel.hardware.stack_files import list_stacks, load_stack, stack_of_source
 from perfmodel.layers.training import layer_work
 from perfmodel.layers.training_recipe import get_recipe

@@ -8,8 +8,8 @@ from perfmodel.costs.collectives import point_to_point
 from perfmodel.costs.handoff import layerwise_transfer
 from perfmodel.errors import PlanError
 from perfmodel.estimate.compiled import shard_of
+from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.target import Target
-from perfmodel.estimate.workload import Workload
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import PlanGrid

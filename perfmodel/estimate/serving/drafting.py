@@ -9,9 +9,9 @@ import numpy.typing as npt
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.errors import PlanError
 from perfmodel.estimate.compiled import Same
+from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.step import step_times
 from perfmodel.estimate.target import Target
-from perfmodel.estimate.workload import Workload
 from perfmodel.layers.base import Step
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec

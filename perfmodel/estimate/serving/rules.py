@@ -1,7 +1,7 @@
 """Rules of serving: which plans can run at all: whole pieces, weights that fit, room for one request."""
 
 from perfmodel.arrays import Floats, as_floats
-from perfmodel.estimate.footprint import Footprint
+from perfmodel.estimate.serving.footprint import Footprint
 from perfmodel.estimate.target import Target
 from perfmodel.hardware.engine import Engine
 from perfmodel.models.spec import ModelSpec

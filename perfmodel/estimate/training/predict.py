@@ -11,15 +11,15 @@ from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.training_schedules import visited_stages
 from perfmodel.errors import PlanError
 from perfmodel.estimate.result import Column, Columns, join_columns
-from perfmodel.estimate.training_block import BlockTime, block_time, with_offloaded_activations, with_sharded_weights
-from perfmodel.estimate.training_flops import step_flops
-from perfmodel.estimate.training_kernels import Kernels
-from perfmodel.estimate.training_memory import MEMORY_PARTS, TrainingMemory, kept_bytes, training_memory
-from perfmodel.estimate.training_pipeline import STEP_PARTS, step_of, step_seconds
-from perfmodel.estimate.training_rules import training_rules
-from perfmodel.estimate.training_shape import micro_batch, model_weights, weights_of
-from perfmodel.estimate.training_streams import with_both_directions, with_streamed_weights
-from perfmodel.estimate.training_target import TrainingTarget
+from perfmodel.estimate.training.block import BlockTime, block_time, with_offloaded_activations, with_sharded_weights
+from perfmodel.estimate.training.flops import step_flops
+from perfmodel.estimate.training.kernels import Kernels
+from perfmodel.estimate.training.memory import MEMORY_PARTS, TrainingMemory, kept_bytes, training_memory
+from perfmodel.estimate.training.pipeline import STEP_PARTS, step_of, step_seconds
+from perfmodel.estimate.training.rules import training_rules
+from perfmodel.estimate.training.shape import micro_batch, model_weights, weights_of
+from perfmodel.estimate.training.streams import with_both_directions, with_streamed_weights
+from perfmodel.estimate.training.target import TrainingTarget
 from perfmodel.layers.training import embedding_work, head_work, layer_work
 from perfmodel.layers.training_recipe import TrainingRecipe
 from perfmodel.layers.training_work import LayerWork, MicroBatch

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from perfmodel.arrays import Floats, as_floats
-from perfmodel.estimate.training_target import TrainingTarget
+from perfmodel.estimate.training.target import TrainingTarget
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.mesh import pick
 from perfmodel.parallel.rules import Rule

@@ -9,8 +9,8 @@ from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.collectives import point_to_point
 from perfmodel.costs.handoff import layerwise_transfer
 from perfmodel.costs.serving import first_wave_wait, pool_limited_ttft, slot_wait
-from perfmodel.estimate.pools import Link, Pool, outermost, prompt_work, token_work
-from perfmodel.estimate.workload import Workload
+from perfmodel.estimate.serving.pools import Link, Pool, outermost, prompt_work, token_work
+from perfmodel.estimate.serving.workload import Workload
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
 

@@ -8,10 +8,10 @@ from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.overlap import host_stream
 from perfmodel.costs.training import optimizer_bytes
 from perfmodel.costs.training_schedules import SCHEDULES, schedule_bubble, visited_stages
-from perfmodel.estimate.training_block import BLOCK_PARTS, BlockTime, Parts, total
-from perfmodel.estimate.training_network import Network
-from perfmodel.estimate.training_shape import ModelWeights, StageKind, Weights, stage_kinds
-from perfmodel.estimate.training_target import TrainingTarget
+from perfmodel.estimate.training.block import BLOCK_PARTS, BlockTime, Parts, total
+from perfmodel.estimate.training.network import Network
+from perfmodel.estimate.training.shape import ModelWeights, StageKind, Weights, stage_kinds
+from perfmodel.estimate.training.target import TrainingTarget
 from perfmodel.layers.training_recipe import TrainingRecipe
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.training_grid import TrainingGrid

@@ -7,9 +7,9 @@ import numpy.typing as npt
 
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.scheduling import chunk_context, decoding_limit, layer_groups, prompt_chunks
+from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.timed_step import StepTime
-from perfmodel.estimate.workload import Workload
 from perfmodel.layers.base import Step
 from perfmodel.models.spec import ModelSpec
 

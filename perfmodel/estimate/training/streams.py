@@ -5,10 +5,10 @@ import numpy as np
 from perfmodel.arrays import as_floats
 from perfmodel.costs.overlap import host_stream
 from perfmodel.costs.training_schedules import SCHEDULES
-from perfmodel.estimate.training_block import BlockTime, Parts
-from perfmodel.estimate.training_kernels import Kernels
-from perfmodel.estimate.training_network import Network
-from perfmodel.estimate.training_shape import Weights
+from perfmodel.estimate.training.block import BlockTime, Parts
+from perfmodel.estimate.training.kernels import Kernels
+from perfmodel.estimate.training.network import Network
+from perfmodel.estimate.training.shape import Weights
 from perfmodel.parallel.training_grid import TrainingGrid
 
 COMMUNICATION_CORES = 20.0

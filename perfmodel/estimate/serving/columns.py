@@ -3,10 +3,10 @@
 from functools import partial
 
 from perfmodel.arrays import Floats
-from perfmodel.estimate.footprint import Footprint
 from perfmodel.estimate.result import Column
+from perfmodel.estimate.serving.footprint import Footprint
+from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.timed_step import RESOURCES, StepTime
-from perfmodel.estimate.workload import Workload
 from perfmodel.parallel.grid import PlanGrid
 
 

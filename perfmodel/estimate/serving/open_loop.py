@@ -11,7 +11,7 @@ from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.arrivals import poisson_rate, poisson_tpot, poisson_wait, poisson_wait_quantile
 from perfmodel.errors import PlanError
 from perfmodel.estimate.result import Estimate
-from perfmodel.estimate.workload import Workload
+from perfmodel.estimate.serving.workload import Workload
 from perfmodel.parallel.grid import PlanGrid
 from perfmodel.parallel.rules import Rule
 

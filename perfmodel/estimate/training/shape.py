@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from perfmodel.arrays import Floats, as_floats
-from perfmodel.estimate.training_target import TrainingTarget
+from perfmodel.estimate.training.target import TrainingTarget
 from perfmodel.layers.base import Shard, Tensor
 from perfmodel.layers.training_recipe import TrainingRecipe
 from perfmodel.layers.training_work import LayerWork, MicroBatch

@@ -9,7 +9,7 @@ from perfmodel.costs.collectives import point_to_point
 from perfmodel.costs.data_parallel import ring_over_nodes
 from perfmodel.estimate.links import NETWORK_EFFICIENCY
 from perfmodel.estimate.timing import call_form
-from perfmodel.estimate.training_target import TrainingTarget
+from perfmodel.estimate.training.target import TrainingTarget
 from perfmodel.parallel.training_grid import TrainingGrid
 
 START_S = 1e-5

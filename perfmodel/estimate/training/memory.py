@@ -7,10 +7,10 @@ import numpy as np
 
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.training_schedules import SCHEDULES, microbatches_in_flight
-from perfmodel.estimate.training_network import Network
-from perfmodel.estimate.training_shape import ModelWeights, StageKind, model_weights, stage_kinds
-from perfmodel.estimate.training_streams import STREAMED_LAYERS
-from perfmodel.estimate.training_target import TrainingTarget
+from perfmodel.estimate.training.network import Network
+from perfmodel.estimate.training.shape import ModelWeights, StageKind, model_weights, stage_kinds
+from perfmodel.estimate.training.streams import STREAMED_LAYERS
+from perfmodel.estimate.training.target import TrainingTarget
 from perfmodel.layers.training_recipe import TrainingRecipe
 from perfmodel.layers.training_work import Kept, LayerWork
 from perfmodel.models.spec import ModelSpec

@@ -10,7 +10,7 @@ from perfmodel.costs.compute import roofline_time
 from perfmodel.costs.formats import get_format
 from perfmodel.costs.training_kernels import batched_product_time, pointwise_time
 from perfmodel.estimate.timing import call_form, device_numbers
-from perfmodel.estimate.training_target import TrainingTarget
+from perfmodel.estimate.training.target import TrainingTarget
 from perfmodel.hardware.kernels import KernelCalibration
 from perfmodel.layers.operators import Attention
 from perfmodel.layers.training_recipe import TrainingRecipe

@@ -8,13 +8,13 @@ import numpy.typing as npt
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.serving import speculated_tokens
 from perfmodel.estimate.compiled import shard_of
-from perfmodel.estimate.drafting import drafting_factor
-from perfmodel.estimate.footprint import Footprint, serving_footprint
+from perfmodel.estimate.serving.drafting import drafting_factor
+from perfmodel.estimate.serving.footprint import Footprint, serving_footprint
+from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.split_steps import one_step
 from perfmodel.estimate.step import stage_imbalance
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.timed_step import StepTime, launched_ahead
-from perfmodel.estimate.workload import Workload
 from perfmodel.layers.base import Step
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec

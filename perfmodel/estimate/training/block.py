@@ -8,9 +8,9 @@ from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.balance import busiest_rank
 from perfmodel.costs.overlap import decomposed_exchange, host_stream
 from perfmodel.costs.training_kernels import launched_time
-from perfmodel.estimate.training_kernels import Kernels
-from perfmodel.estimate.training_network import Network
-from perfmodel.estimate.training_target import TrainingTarget
+from perfmodel.estimate.training.kernels import Kernels
+from perfmodel.estimate.training.network import Network
+from perfmodel.estimate.training.target import TrainingTarget
 from perfmodel.layers.training_work import LayerWork
 from perfmodel.parallel.training_grid import TrainingGrid
 

@@ -1,0 +1,157 @@
+"""Seconds to the first token and per token of a closed loop of requests, from the times of its steps."""
+
+import numpy as np
+import numpy.typing as npt
+
+from perfmodel.arrays import Floats, as_floats
+from perfmodel.costs.scheduling import balanced_wait
+from perfmodel.costs.serving import (
+    closed_loop_wait,
+    first_wave_wait,
+    interleaved_tpot,
+    pool_limited_ttft,
+    prefill_first_lockstep,
+    slot_wait,
+    speculated_tokens,
+)
+from perfmodel.estimate.serving.mixed_steps import decoding_requests
+from perfmodel.estimate.serving.steps import ServingSteps, running_requests
+from perfmodel.estimate.serving.workload import Workload
+from perfmodel.estimate.step import stage_imbalance
+from perfmodel.estimate.target import Target
+from perfmodel.hardware.engine import Engine
+from perfmodel.models.spec import ModelSpec
+from perfmodel.parallel.grid import PlanGrid
+
+
+def closed_loop_latencies(
+    model: ModelSpec, target: Target, grid: PlanGrid, workload: Workload, steps: ServingSteps
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean time to first token and per output token where a finished request is replaced at once.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Gives the layers that the stages share.
+    target : Target
+        System, and the engine that schedules.
+    grid : PlanGrid
+        Plans.
+    workload : Workload
+        Lengths and waves.
+    steps : ServingSteps
+        Step times of the plans, from :func:`serving_steps`.
+
+    Returns
+    -------
+    tuple of numpy.ndarray
+        TTFT and TPOT [s].
+    """
+    engine, running = target.engine, running_requests(grid, steps.footprint)
+    decode_s = decode_token_s(model, grid, workload, steps)
+    occupied_s = prompt_occupation_s(model, grid, steps)
+    decoding = decoding_requests(model, target, workload, running)
+    lockstep = engine.drains_prompts * as_floats(prefill_first_lockstep(occupied_s, running, workload.osl, decode_s))
+    # Of the prompts of a wave in lockstep, the half that goes first is waited for before the first token.
+    stalling = 1.0 - lockstep / 2.0
+    tpot = as_floats(interleaved_tpot(decode_s, occupied_s, decoding, workload.osl, interference=stalling))
+    started: Floats = steps.prompt_s + engine.request_s + streaming_delay(engine, grid, steps, decode_s, tpot)
+    service_s = np.maximum(occupied_s + riding_s(steps), steps.fetch_s)
+    started = started + first_wave_wait(service_s, running, workload.waves, lockstep=lockstep)
+    wait = closed_loop_wait if engine.schedule == "prefill-first" else balanced_wait
+    started = started + wait(service_s, running, started + workload.osl * tpot)
+    # Each request of a cycle is prefilled once, so the cycle is never shorter than all of their prompts.
+    started = pool_limited_ttft(started, tpot, workload.osl, running, 1.0 / service_s)
+    per_rank = np.ceil(grid.concurrency / grid.dp)
+    return as_floats(started + slot_wait(per_rank, running, started + workload.osl * tpot)), tpot
+
+
+def prompt_occupation_s(model: ModelSpec, grid: PlanGrid, steps: ServingSteps) -> npt.NDArray[np.float64]:
+    """Time that a prompt takes from the others of its rank: its share of each stage, as prompts of a pipeline overlap.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Gives the layers that the stages share.
+    grid : PlanGrid
+        The plans.
+    steps : ServingSteps
+        Step times of the plans, from :func:`serving_steps`.
+
+    Returns
+    -------
+    ndarray of grid.shape
+        Seconds.
+    """
+    return as_floats(as_floats(steps.marginal_s) / grid.pp * stage_imbalance(model.layers, grid.pp))
+
+
+def decode_token_s(
+    model: ModelSpec, grid: PlanGrid, workload: Workload, steps: ServingSteps
+) -> npt.NDArray[np.float64]:
+    """Time of a token with no prefill beside it: the decode step of the longest stage, drafting included.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Gives the layers that the stages share.
+    grid : PlanGrid
+        The plans.
+    workload : Workload
+        Gives what is drafted and how often it is accepted.
+    steps : ServingSteps
+        Step times of the plans, from :func:`serving_steps`.
+
+    Returns
+    -------
+    ndarray of grid.shape
+        Seconds.
+    """
+    decode_s = as_floats(steps.decode.seconds) * stage_imbalance(model.layers, grid.pp) * steps.drafting
+    return as_floats(decode_s / speculated_tokens(workload.draft_tokens, workload.acceptance))
+
+
+def riding_s(steps: ServingSteps) -> npt.NDArray[np.float64]:
+    """Time of the decode steps that a prompt is spread over, which no other prompt can use.
+
+    Parameters
+    ----------
+    steps : ServingSteps
+        Step times of the plans.
+
+    Returns
+    -------
+    ndarray of grid.shape
+        Seconds; 0 where prompts have steps of their own.
+    """
+    return as_floats(steps.riding_steps * steps.decode.seconds / as_floats(steps.together))
+
+
+def streaming_delay(
+    engine: Engine, grid: PlanGrid, steps: ServingSteps, decode_s: Floats, tpot: Floats
+) -> npt.NDArray[np.float64]:
+    """Delay of a token by steps that pass before its prompt is taken and after it is done.
+
+    A step holds at most one full prefill step beside the decoding, however many prompts a short
+    output attracts.
+
+    Parameters
+    ----------
+    engine : Engine
+        Gives ``stream_steps`` and ``balance_steps``.
+    grid : PlanGrid
+        The plans.
+    steps : ServingSteps
+        Step times of the plans, from :func:`serving_steps`.
+    decode_s : float or ndarray
+        Time of a token with no prefill beside it, s.
+    tpot : float or ndarray
+        Time of a token with the prompts of others spread over it, s.
+
+    Returns
+    -------
+    ndarray of grid.shape
+        Seconds.
+    """
+    passing = engine.stream_steps + np.where(grid.dp > 1, engine.balance_steps, 0.0)
+    return as_floats(passing * np.minimum(tpot, decode_s + steps.shared_s))

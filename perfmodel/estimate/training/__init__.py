@@ -1,0 +1,1 @@
+"""Training: seconds and bytes of one optimizer step, from kernels to whole plans."""
