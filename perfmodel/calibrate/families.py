@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from perfmodel.calibrate.attention_cases import attention_sizes, mla_sizes
@@ -15,6 +16,9 @@ from perfmodel.costs.collectives import collective_bound
 from perfmodel.costs.compute import roofline_bound
 from perfmodel.costs.formats import FORMATS
 from perfmodel.costs.work import attention_bytes, attention_flops, experts_bytes, experts_flops, gemm_bytes, gemm_flops
+from perfmodel.errors import PerfmodelError
+from perfmodel.estimate.timing import device_numbers
+from perfmodel.hardware.catalog import load_device, load_system
 from perfmodel.hardware.device import Device
 from perfmodel.hardware.fabric import System
 
@@ -142,6 +146,88 @@ def link_numbers(system: System) -> dict[str, Any]:
     """
     tier = system.scale_up
     return {"bandwidth": tier.bandwidth, "latency": tier.latency_s}
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceCase:
+    """Cases of one kernel on one device, as arguments of its formula.
+
+    Parameters
+    ----------
+    rows : pandas.DataFrame
+        The cases with numbers in every column of their family.
+    sizes : dict
+        Sizes of every case by argument name.
+    numbers : dict
+        Hardware and format numbers by argument name.
+    good : numpy.ndarray
+        Which cases have valid sizes; the others hold ones.
+    reasons : numpy.ndarray
+        Why a case is not good; empty where it is.
+    device : Device
+        The device.
+    format : str
+        Operand format.
+    """
+
+    rows: pd.DataFrame
+    sizes: dict[str, Any]
+    numbers: dict[str, Any]
+    good: npt.NDArray[np.bool_]
+    reasons: npt.NDArray[np.object_]
+    device: Device
+    format: str
+
+
+def device_case(rows: pd.DataFrame, group: Mapping[str, str], profiles: str | None = None) -> DeviceCase:
+    """Read the cases of one kernel.
+
+    Parameters
+    ----------
+    rows : pandas.DataFrame
+        Cases that agree in the columns of `GROUP`.
+    group : mapping
+        Their values of these columns.
+    profiles : str, optional
+        Directory of profiles that is searched first.
+
+    Returns
+    -------
+    DeviceCase
+        Arguments of the family's formula.
+
+    Raises
+    ------
+    PerfmodelError
+        If the operator, a column, the device or the format is unknown.
+    """
+    family = FAMILY_OF.get(group["op"])
+    if family is None:
+        raise PerfmodelError(f"op {group['op']!r} is none of {', '.join(FAMILY_OF)}")
+    missing = [name for name in (*family.numbers, *family.words) if name not in rows]
+    if missing:
+        raise PerfmodelError(f"column {missing[0]!r} is missing for {group['op']}")
+    device = load_device(group["hardware"], profiles)
+    system = load_system(group["system"] or device.default_system, profiles)
+    format = group["dtype"] or "bf16"
+    if format not in FORMATS:
+        raise PerfmodelError(f"dtype {format!r} is none of {', '.join(FORMATS)}")
+    rows = rows.copy()
+    for name in (*family.numbers, *family.optional):
+        rows[name] = pd.to_numeric(rows[name], errors="coerce") if name in rows else 0.0
+        if name in family.optional:
+            rows[name] = rows[name].fillna(0.0)
+    reasons = np.full(len(rows), "", dtype=object)
+    for name in family.numbers:
+        values = rows[name].to_numpy(dtype=np.float64)
+        wrong = ~(np.isfinite(values) & (values > 0))
+        reasons[wrong & (reasons == "")] = f"{name} must be a positive number"
+    good = np.asarray(reasons == "", dtype=bool)
+    rows.loc[~good, list(family.numbers)] = 1.0  # any valid size: the result of these rows is thrown away
+    latent = group["op"].endswith("mla") and group["kv_dtype"] == "fp8"  # these kernels multiply in 8 bits then
+    numbers = {**device_numbers(device, "fp8" if latent else format), **link_numbers(system), "op": group["op"]}
+    sizes = {name: value for name, value in family.sizes(rows, device).items() if value is not None}
+    return DeviceCase(rows, sizes, numbers, good, reasons, device, format)
 
 
 def roofline(rows: pd.DataFrame, group: dict[str, str], family: Family, numbers: dict[str, Any]) -> Any:

@@ -34,6 +34,23 @@ WORST_MEDIAN = 0.5
 _KEY = ("op", "dtype", "kv_dtype", "kernel", "mode", "version")
 
 
+class _LeftOutError(CalibrationError):
+    """One family of a file has too little to be fitted, which says nothing about the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A kernel family of a case file that was not fitted.
+
+    Parameters
+    ----------
+    reason : str
+        Which family, and why.
+    """
+
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class Calibrated:
     """One fitted kernel family and how well it fits.
@@ -60,8 +77,8 @@ def calibrate_operators(
     elsewhere: Sequence[KernelCalibration] = (),
     profiles: str | os.PathLike[str] | None = None,
     seed: int = 0,
-) -> list[Calibrated]:
-    """Fit every kernel family of a case file.
+) -> tuple[list[Calibrated], list[LeftOut]]:
+    """Fit every kernel family of a case file that has enough cases.
 
     The coefficients known for the device or its architecture are the prior, so that fifty points are enough. Attributes
     are taken from the known kernel that predicts held-out shapes best.
@@ -88,14 +105,14 @@ def calibrate_operators(
 
     Returns
     -------
-    list of Calibrated
-        One entry per kernel family, in the order of the file.
+    tuple of list
+        The families that were fitted and those that have too few cases or shapes, in the order of the file.
 
     Raises
     ------
     CalibrationError
-        If no case is of this device and engine, there are too few points or shapes, a number is missing, or the times
-        cannot be seconds.
+        If no case is of this device and engine, every family has too few points or shapes, a number is missing, or
+        the times cannot be seconds.
     """
     cases = cases.reset_index(drop=True)
     for column, wanted in (("hardware", device.id), ("engine", engine)):
@@ -108,13 +125,19 @@ def calibrate_operators(
     cases = cases.assign(hardware=device.id, engine=engine)
     links = link_numbers(load_system(device.default_system, profiles))
     keys = pd.DataFrame({name: words(cases, name) for name in _KEY}, index=cases.index)
-    found = []
+    found: list[Calibrated] = []
+    left: list[LeftOut] = []
     for _, members in keys.groupby(list(_KEY), sort=False):
         group = {name: str(members[name].iloc[0]) for name in _KEY}
-        found.append(
-            _calibrate_group(cases.loc[members.index], group, device, engine, kernels, elsewhere, links, source, seed)
-        )
-    return found
+        rows = cases.loc[members.index]
+        try:
+            found.append(_calibrate_group(rows, group, device, engine, kernels, elsewhere, links, source, seed))
+        except _LeftOutError as error:
+            left.append(LeftOut(str(error)))
+    if not found:
+        more = f"; nor can the other {len(left) - 1} families of the file be fitted" if len(left) > 1 else ""
+        raise CalibrationError(left[0].reason + more)
+    return found, left
 
 
 def _calibrate_group(
@@ -209,12 +232,12 @@ def _checked(rows: pd.DataFrame, family: Family, label: str) -> pd.DataFrame:
     for name in family.optional:
         rows[name] = pd.to_numeric(rows[name], errors="coerce").fillna(0.0) if name in rows else 0.0
     if len(rows) < FEWEST_POINTS:
-        raise CalibrationError(
+        raise _LeftOutError(
             f"{label}: {len(rows)} cases are too few; measure at least {FEWEST_POINTS}, better 50, or leave them out"
         )
     shapes = len(rows[[name for name in family.shape if name in rows]].drop_duplicates())
     if shapes < FEWEST_SHAPES:
-        raise CalibrationError(
+        raise _LeftOutError(
             f"{label}: {shapes} distinct shapes are too few to hold any out;"
             f" {FEWEST_SHAPES} are needed, or leave them out"
         )

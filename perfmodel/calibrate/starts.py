@@ -118,8 +118,9 @@ def best_start(
     chosen: tuple[Start, Errors] | None = None
     for start in (tried[0], *(tried[i] for i in order[: FINALISTS - 1])):
         errors = cross_validate(
-            start.form, sizes, start.fixed(numbers), measured, shape, folds=3, priors=start.coefficients, **quick
-        )
+            start.form, sizes, start.fixed(numbers), measured, shape,
+            folds=3, priors=start.coefficients, max_evaluations=25, **quick,
+        )  # fmt: skip
         if chosen is None or errors.mape < (1.0 - BETTER) * chosen[1].mape:
             chosen = start, errors
     if chosen is None:

@@ -37,7 +37,7 @@ def calibrate(
     from perfmodel.reports.tables import plain_table
 
     device = load_device(hardware, profiles)
-    fitted = calibrate_operators(
+    fitted, left_out = calibrate_operators(
         read_cases(cases, ("op", "measured_s")),
         device,
         engine,
@@ -70,6 +70,8 @@ def calibrate(
         )
     header = ["operator", "format", "kernel", "points", "error before", "after the fit", "on held-out shapes"]
     typer.echo(plain_table(header, rows), err=True)
+    for other in left_out:
+        typer.echo(f"left out: {other.reason}", err=True)
     worse = sum(item.before_mape <= item.kernel["provenance"]["heldout_mape"] for item in fitted)
     if worse:
         typer.echo(

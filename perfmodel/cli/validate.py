@@ -17,17 +17,21 @@ def operators(
     cases: Cases,
     by: Annotated[str, typer.Option(help="Columns to group by, separated by commas.")] = "op,hardware,engine,dtype",
     buckets: Annotated[bool, typer.Option("--buckets", help="Group by latency bucket as well.")] = False,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Refit without each third of the shapes, and score that third.")
+    ] = False,
     format: Annotated[Format, typer.Option(help="How to write the result.")] = Format.table,
     output: options.Output = None,
     profiles: options.Profiles = None,
 ) -> None:
     """Errors of operator times by operator, device, engine and format, the plain roofline's beside them."""
     from perfmodel.calibrate.cases import read_cases
+    from perfmodel.validate.heldout import predict_held_out
     from perfmodel.validate.operators import predict_operators
     from perfmodel.validate.scores import bucket, error_table
 
     frame = read_cases(cases, ("id", "op", "hardware", "measured_s"))
-    predicted = predict_operators(frame, profiles)
+    predicted = predict_held_out(frame, profiles) if held_out else predict_operators(frame, profiles)
     scored = frame.assign(
         time_s=predicted["time_s"], roofline=predicted["roofline_s"], bucket=bucket(frame["measured_s"])
     )

@@ -15,9 +15,6 @@ REFERENCE_WIDTH = 256.0
 PADDED_SPLITS = 32.0
 """Splits for which a captured graph is prepared, whatever number the scheduler fills."""
 
-SMALLEST_ROWS = 8.0
-"""Fewest rows of a matrix instruction: smaller groups of heads are padded to it."""
-
 _C = Coefficient
 DECODE_COEFFICIENTS = (
     _C("launch_s", "s", 8e-6, 5e-7, 1e-3, "launch gap and preparing kernels whose time does not depend on the sizes"),
@@ -68,6 +65,8 @@ DECODE_COEFFICIENTS = (
         "max_splits": (1, 8, 16, 32, 1000000),
         "graph_batch": (0, 512),
         "cold_latency": (False, True),
+        "rows_min": (8, 16, 32, 64),
+        "key_tile": (1, 64, 128),
     },
 )  # fmt: skip
 def decode_attention_split(
@@ -116,6 +115,8 @@ def decode_attention_split(
     max_splits: int = 1000000,
     graph_batch: int = 0,
     cold_latency: bool = False,
+    rows_min: int = 8,
+    key_tile: int = 1,
 ) -> Floats:
     r"""Return the time of decode attention on one device.
 
@@ -202,6 +203,10 @@ def decode_attention_split(
         Largest batch whose captured graph prepares a fixed number of splits; 0 for none.
     cold_latency : bool
         Whether a lone thread block is slower by `warm_ratio` where the KV cache comes from memory.
+    rows_min : int
+        Fewest rows of a tile, to which smaller groups of heads are padded; at least those of a matrix instruction.
+    key_tile : int
+        Keys in a block of the inner loop, which is computed whole however few of them there are.
 
     Returns
     -------
@@ -210,8 +215,9 @@ def decode_attention_split(
 
     Notes
     -----
-    Differs from the source in that time steps where thread blocks fill another wave and where another kernel takes
-    over (`grouped_min`, `grouped_max`, a window set at all), and falls once, above `graph_batch`.
+    Differs from the source in that time steps where thread blocks fill another wave, where the keys fill another
+    `key_tile` and where another kernel takes over (`grouped_min`, `grouped_max`, a window set at all), and falls once,
+    above `graph_batch`.
 
     References
     ----------
@@ -241,6 +247,7 @@ def decode_attention_split(
         # Queries of a sequence share its keys: the window of the first reaches further back than that of the last.
         context = np.maximum(context, queries)
         keys = np.where(window > 0.0, np.minimum(window + queries - 1.0, context), context)
+        computed = np.ceil(keys / key_tile) * key_tile
         group = heads / kv_heads
         rows = group * queries
         new = batch * queries
@@ -257,9 +264,9 @@ def decode_attention_split(
             """Time of the main loop of `blocks` thread blocks in at most `most` splits, with its memory traffic."""
             x = blocks / cores
             waves = (1.0 - wave_softness) * np.ceil(x) + wave_softness * np.maximum(1.0, x)
-            run = keys * per_key + (context - keys) * np.minimum(skip_s, per_key)
+            run = computed * per_key + (context - keys) * np.minimum(skip_s, per_key)
             whole = overlapped(np.maximum(waves * (per_block + run), per_block + latency * run), memory, overlap)
-            splits = np.maximum(1.0, np.minimum(np.minimum(concurrency / x, most), keys / split_keys))
+            splits = np.maximum(1.0, np.minimum(np.minimum(concurrency / x, most), computed / split_keys))
             busy = np.maximum(x * (splits * per_block + run), per_block + latency * run / splits)
             split = overlapped(busy, memory, overlap) + split_s
             return np.where(splits > 1.0, np.minimum(whole, split), whole)
@@ -268,7 +275,7 @@ def decode_attention_split(
             tiles, tile = 1.0, rows
         else:
             tiles = np.ceil(rows / rows_per_tile)
-            tile = np.clip(power_of_two(rows), SMALLEST_ROWS, rows_per_tile)
+            tile = np.clip(power_of_two(rows), min(rows_min, rows_per_tile), rows_per_tile)
         busy = loop(
             batch * kv_heads * tiles, tile_s * widening, np.maximum(tile * row_key, load / fill_bandwidth), max_splits
         )

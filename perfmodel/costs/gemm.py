@@ -19,6 +19,12 @@ RESIDENCY_RAMP = 0.12
 THROTTLE_TIME_S = 5e-3
 """Kernel time at which half of the sustained-clock loss has set in [s]."""
 
+MEMORY_RAMP_S = 5e-7
+"""Time that the memory system takes to reach its rate, about one round trip; shorter transfers see part of it [s]."""
+
+SHORTEST_DEPTH = 64.0
+"""Elements of the inner dimension in one step of the pipeline; a shorter inner dimension is padded to it."""
+
 _C = Coefficient
 COEFFICIENTS = (
     _C("launch_s", "s", 2.5e-6, 2e-7, 6e-4, "launch gap; with the host in the loop: host time of one launch"),
@@ -30,11 +36,13 @@ COEFFICIENTS = (
     _C("depth_s", "s", 1e-9, 1e-11, 5e-9, "pipeline latency per element of the inner dimension"),
     _C("wave_softness", "1", 0.7, 0.0, 1.0, "0: whole waves of tiles; 1: persistent or stream-K schedule"),
     _C("throttle", "1", 0.2, 0.0, 1.5, "relative slowdown of kernels much longer than 5 ms (power, clocks)"),
-    _C("split_s", "s", 2.7e-6, 1e-7, 3e-5, "extra time of a split-K reduction"),
+    _C("split_s", "s", 2.5e-6, 1e-7, 3e-5, "extra time of a split-K reduction"),
+    _C("reduce_bandwidth", "B/s", 4e10, 2e9, 2e12, "rate at which one core exchanges partial sums of a split"),
     _C("odd_row_factor", "1", 1.0, 1.0, 2.0, "main-loop slowdown above 64 tokens that are no multiple of four"),
     _C("quantise_efficiency", "1", 0.5, 0.1, 1.0, "part of the memory bandwidth of the activation quantisation"),
     _C("quantise_row_s", "s", 1e-9, 1e-11, 3e-8, "time per token of the activation quantisation"),
-    _C("cache_speedup", "1", 1.3, 1.0, 5.0, "bandwidth of the last-level cache relative to memory"),
+    _C("cache_speedup", "1", 1.3, 1.0, 5.0, "bandwidth of activations found in the cache, relative to memory"),
+    _C("weight_speedup", "1", 1.0, 1.0, 5.0, "bandwidth of weights found in the cache, as benchmarks may do"),
 )
 
 
@@ -123,9 +131,10 @@ def gemm_bound(
     name="gemm_tiled",
     quantity="time",
     equation=(
-        r"t_0 + b\left(1 + \theta\frac{b}{b + 5\,\mathrm{ms}}\right) + q,\quad "
-        r"b = \min_{(t_m, t_n)} \min\left(\sqrt{c^2 (\tau + k\kappa)^2 + M^2},\ "
-        r"\sqrt{(\tau + k\kappa/s)^2 + M^2} + t_s + \rho\right)"
+        r"t_0 + \min\left(\sqrt{\Theta(b)^2 + M^2},\ \sqrt{\Theta(b_s)^2 + M^2} + t_s\right) + q,\quad "
+        r"b = \min_{(t_m, t_n)} c\,(\tau + k\kappa),\quad "
+        r"b_s = \min_{(t_m, t_n)} \tau + \frac{k\kappa}{s} + \rho,\quad "
+        r"\Theta(b) = b\left(1 + \frac{\theta b}{b + 5\,\mathrm{ms}}\right)"
     ),
     source="tile, wave and split-K quantisation after Osama et al., Stream-K, PPoPP 2023 (arXiv:2301.03598)",
     valid={"tokens": (1, 65536), "out_features": (32, 262144), "in_features": (32, 262144)},
@@ -151,6 +160,7 @@ def gemm_tiled(
     output_bytes: Any = 2.0,
     weight_copies: Any = np.inf,
     cache_bandwidth: Any = np.inf,
+    memory_ramp_s: Any = MEMORY_RAMP_S,
     launch_s: Any = 2.5e-6,
     compute_efficiency: Any = 0.8,
     memory_efficiency: Any = 0.87,
@@ -160,11 +170,13 @@ def gemm_tiled(
     depth_s: Any = 1e-9,
     wave_softness: Any = 0.7,
     throttle: Any = 0.2,
-    split_s: Any = 2.7e-6,
+    split_s: Any = 2.5e-6,
+    reduce_bandwidth: Any = 4e10,
     odd_row_factor: Any = 1.0,
     quantise_efficiency: Any = 0.5,
     quantise_row_s: Any = 1e-9,
     cache_speedup: Any = 1.3,
+    weight_speedup: Any = 1.0,
     tiles: str = "library",
     split_k: bool = True,
     quantise: bool = False,
@@ -174,14 +186,17 @@ def gemm_tiled(
 
     .. math::
 
-        t = t_0 + b\left(1 + \theta\frac{b}{b + 5\,\mathrm{ms}}\right) + q, \qquad
-        b = \min_{(t_m, t_n)} \min\left(\sqrt{c^2(\tau + k\kappa)^2 + M^2},
-        \sqrt{(\tau + k\kappa/s)^2 + M^2} + t_s + \rho\right)
+        t = t_0 + \min\left(\sqrt{\Theta(b)^2 + M^2}, \sqrt{\Theta(b_s)^2 + M^2} + t_s\right) + q, \qquad
+        b = \min_{(t_m, t_n)} c\,(\tau + k\kappa), \qquad
+        b_s = \min_{(t_m, t_n)} \tau + \frac{k\kappa}{s} + \rho, \qquad
+        \Theta(b) = b\left(1 + \frac{\theta b}{b + 5\,\mathrm{ms}}\right)
 
-    A tile costs :math:`\tau` (prologue, output) and :math:`\kappa` per element of the inner dimension: the slowest of
-    multiplying, feeding and the pipeline's latency. :math:`x` tiles per core take :math:`c` waves between :math:`x`
-    and :math:`\lceil x \rceil`; fewer tiles than cores may split the inner dimension :math:`s = 1/x` times at the
-    price :math:`t_s + \rho`. :math:`M` moves what misses the cache at memory speed and the rest faster.
+    A tile costs :math:`\tau` (prologue, output) and :math:`\kappa` per element of the inner dimension: multiplying,
+    feeding and the pipeline's latency, which hide behind each other in part (root of the sum of squares). :math:`x`
+    tiles per core take :math:`c` waves between :math:`x` and :math:`\lceil x \rceil`; fewer tiles than cores may split
+    the inner dimension :math:`s = 1/x` times at the price of a reduction :math:`t_s` and of exchanging partial sums
+    :math:`\rho`. Power limits stretch long multiplications by :math:`\Theta`. :math:`M` moves what misses the cache at
+    memory speed and the rest faster.
 
     Parameters
     ----------
@@ -201,6 +216,8 @@ def gemm_tiled(
         Different weights used between two uses of the same ones: infinite in a model, a few in a benchmark.
     cache_bandwidth : float or array
         Bandwidth of the last-level cache, where the profile has one: the ceiling for cached bytes [B/s].
+    memory_ramp_s : float or array
+        Time that the memory system takes to reach its rate [s].
     launch_s : float or array
         Launch gap, or the host's time per launch where `host` is not hidden [s].
     compute_efficiency, memory_efficiency : float or array
@@ -217,6 +234,8 @@ def gemm_tiled(
         Slowdown of long kernels [1].
     split_s : float or array
         Reduction of a split inner dimension [s].
+    reduce_bandwidth : float or array
+        Rate at which a core writes and reads partial sums of a split [B/s].
     odd_row_factor : float or array
         Slowdown above 64 tokens where they are no multiple of four (where not `split_k`); with the host in the loop
         there is none, the padding is launched instead [1].
@@ -224,8 +243,8 @@ def gemm_tiled(
         Part of the memory bandwidth that the quantisation pass reaches [1].
     quantise_row_s : float or array
         Quantisation per token, one thread block each [s].
-    cache_speedup : float or array
-        Bandwidth of the cache relative to memory [1].
+    cache_speedup, weight_speedup : float or array
+        Bandwidth of activations, and of weights, that are found in the cache, relative to memory [1].
     tiles : str
         Tile menu, a key of `TILES`.
     split_k : bool
@@ -261,7 +280,7 @@ def gemm_tiled(
     >>> h100 = dict(peak_flops=989e12, memory_bandwidth=3.35e12, cache_bytes=50 * 2**20, cores=132)
     >>> t = gemm_tiled(4096, 4096, 4096, weight_bytes=2, activation_bytes=2, **h100)
     >>> float(t * 1e6)
-    186.7
+    186.9
     """
     if tiles not in TILES:
         raise UnknownNameError("tile menu", tiles, TILES)
@@ -274,48 +293,59 @@ def gemm_tiled(
     def core(
         m: Any, n: Any, k: Any, peak: Any, bandwidth: Any, cache: Any, cores: Any, w: Any, a: Any, o: Any, copies: Any,
         launch: Any, e: Any, f: Any, fill: Any, store: Any, tile: Any, depth: Any, soft: Any, theta: Any, split: Any,
-        odd: Any, quant: Any, row: Any, speedup: Any, ceiling: Any,
+        reduce: Any, odd: Any, quant: Any, row: Any, speedup: Any, weight_speedup: Any, ceiling: Any,
+        ramp: Any,
     ) -> Any:  # fmt: skip
+        deep = np.maximum(k, SHORTEST_DEPTH)
         _, weights, rest = _sizes(m, n, k, w, a, o)
-        effective = f * bandwidth
         # Bytes count less by this part where they are found in the cache: all of them while the working set fits.
         gain = 1.0 - 1.0 / speedup
-        warm_rest = np.clip(1.0 - ((weights + rest) / cache - 1.0) / RESIDENCY_RAMP, 0.0, 1.0)
+        warm_rest = gain * np.clip(1.0 - ((weights + rest) / cache - 1.0) / RESIDENCY_RAMP, 0.0, 1.0)
         warm_weights = np.clip(1.0 - ((copies * weights + rest) / cache - 1.0) / RESIDENCY_RAMP, 0.0, 1.0)
-        memory = (weights * (1.0 - gain * warm_weights) + rest * (1.0 - gain * warm_rest)) / effective
+        warm_weights = (1.0 - 1.0 / weight_speedup) * warm_weights
+        memory = (weights * (1.0 - warm_weights) + rest * (1.0 - warm_rest)) / (f * bandwidth)
+        memory = memory + ramp * (memory / (memory + ramp))
         memory = np.maximum(memory, (weights + rest) / ceiling)
         memory_squared = memory * memory
         unaligned = np.mod(m, 4.0) != 0.0
-        slow = 1.0 if split_k or host != "hidden" else np.where(unaligned & (m > 64.0), odd, 1.0)
+        if not split_k and host == "hidden":
+            deep = deep * np.where(unaligned & (m > 64.0), odd, 1.0)
         prologue = 0.0 if split_k else tile
-        softness = soft if split_k else 0.0
-        deepest = np.maximum(k / SPLIT_DEPTH, 1.0)
+        # Parts are as many as leave no core idle, and none is shallower than the shortest: both as inverses.
+        shallowest = np.minimum(SPLIT_DEPTH / k, 1.0)
+        splits = shallowest < 1.0
         used_rows, used_columns = np.minimum(m, rows), np.minimum(n, columns)
         used_area = used_rows * used_columns
-        count = np.ceil(m / rows) * np.ceil(n / columns)
-        per_core = count / cores
-        rate = np.maximum(2.0 * rows * columns * cores / (e * peak), depth)
-        rate = np.maximum(rate, (used_rows * a + used_columns * w) / fill)
-        loop = slow * k * rate
+        per_core = np.ceil(m / rows) * np.ceil(n / columns) / cores
+        # Multiplying, feeding and latency hide behind each other unless they are equally long: norm of order four.
+        rate = 2.0 * rows * columns * cores / (e * peak)
+        feed = (used_rows * (a / fill) + used_columns * (w / fill)) ** 2
+        loop = deep * np.sqrt(np.sqrt(feed * feed + (rate**4 + depth**4)))
         ends = prologue + used_area * (o / store)
-        whole = np.maximum(np.ceil(per_core), 1.0)
-        waves = whole if not split_k else whole + softness * (np.maximum(per_core, 1.0) - whole)
-        time = waves * (ends + loop)
-        time = np.sqrt(time * time + memory_squared)
+        waves = np.maximum(np.ceil(per_core), 1.0)
         if split_k:
-            parts = np.minimum(np.maximum(cores / np.maximum(count, 1.0), 1.0), deepest)
-            short = ends + loop / parts
-            # Partial sums are written and read again in fp32 by the cores that hold them.
-            reduction = split + parts * per_core * used_area * (8.0 / fill)
-            short = np.sqrt(short * short + memory_squared) + reduction
-            time = np.where(parts > 1.0, np.minimum(time, short), time)
+            waves = waves + soft * (np.maximum(per_core, 1.0) - waves)
+        time = waves * (ends + loop)
+        exists: Any = True
         if dispatched:
-            time = np.where((m > above) & (m <= upto), time, np.inf)
-        best = time.min(axis=0)
-        time = best * (1.0 + theta * best / (best + THROTTLE_TIME_S))
+            exists = (m > above) & (m <= upto)
+            time = np.where(exists, time, np.inf)
+        busy = time.min(axis=0)
+
+        def overlapped(time: Any) -> Any:
+            time = time + theta * time * (time / (time + THROTTLE_TIME_S))
+            return np.sqrt(time * time + memory_squared)
+
+        time = overlapped(busy)
+        if split_k:
+            # Partial sums are written and read again in fp32 by the cores that hold them.
+            sums = np.minimum(per_core, shallowest) / shallowest * used_area * (8.0 / reduce)
+            short = ends + sums + loop * np.maximum(per_core, shallowest)
+            parted = np.where((per_core < 1.0) & splits & exists, short, np.inf).min(axis=0)
+            time = np.minimum(time, overlapped(np.minimum(parted, busy)) + split)
         if quantise:
             # One pass over the activations: bytes, or a thread block per token where rows are short.
-            per_row = k * (o + a) * (1.0 - gain * warm_rest) / (quant * bandwidth)
+            per_row = k * (o + a) * (1.0 - warm_rest) / (quant * bandwidth)
             time = time + m * np.sqrt(per_row * per_row + row * row)
         if host == "hidden":
             return launch + time
@@ -333,8 +363,10 @@ def gemm_tiled(
             "cache": cache_bytes, "cores": cores, "w": weight_bytes, "a": activation_bytes, "o": output_bytes,
             "copies": weight_copies, "launch": launch_s, "e": compute_efficiency, "f": memory_efficiency,
             "fill": fill_bandwidth, "store": store_bandwidth, "tile": tile_s, "depth": depth_s, "soft": wave_softness,
-            "theta": throttle, "split": split_s, "odd": odd_row_factor, "quant": quantise_efficiency,
-            "row": quantise_row_s, "speedup": cache_speedup, "ceiling": cache_bandwidth,
+            "theta": throttle, "split": split_s, "reduce": reduce_bandwidth, "odd": odd_row_factor,
+            "quant": quantise_efficiency, "row": quantise_row_s, "speedup": cache_speedup,
+            "weight_speedup": weight_speedup, "ceiling": cache_bandwidth,
+            "ramp": memory_ramp_s,
         },
         planes=len(rows),
     )  # fmt: skip

@@ -8,9 +8,10 @@ TILES: dict[str, tuple[tuple[int, int, float, float], ...]] = {
     "library": (
         (64, 64, 0, ANY),
         (64, 128, 0, ANY),
+        (128, 64, 0, ANY),
         (128, 128, 0, ANY),
-        (128, 192, 0, ANY),
         (128, 256, 0, ANY),
+        (256, 128, 0, ANY),
         (256, 256, 0, ANY),
     ),
     "narrow": (

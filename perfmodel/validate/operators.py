@@ -7,14 +7,12 @@ import pandas as pd
 
 from perfmodel.arrays import as_floats
 from perfmodel.calibrate.cases import words
-from perfmodel.calibrate.families import FAMILY_OF, GROUP, link_numbers, roofline
-from perfmodel.costs.formats import FORMATS
+from perfmodel.calibrate.families import FAMILY_OF, GROUP, device_case, roofline
 from perfmodel.costs.registry import get_formula
 from perfmodel.errors import PerfmodelError
 from perfmodel.estimate.kernel_checks import load_kernels
 from perfmodel.estimate.sustained import at_sustained_rates
-from perfmodel.estimate.timing import call_form, default_cores, device_numbers
-from perfmodel.hardware.catalog import load_device, load_system
+from perfmodel.estimate.timing import call_form, default_cores
 from perfmodel.hardware.kernels import KernelCalibration
 
 OUTPUT = ("id", "time_s", "roofline_s", "basis", "formula", "kernel", "reason")
@@ -65,45 +63,17 @@ def predict_operators(cases: pd.DataFrame, profiles: str | None = None) -> pd.Da
 
 def _predict_group(rows: pd.DataFrame, group: dict[str, str], profiles: str | None) -> dict[str, Any]:
     """Columns of the output for cases that one calibration serves."""
-    family = FAMILY_OF.get(group["op"])
-    if family is None:
-        raise PerfmodelError(f"op {group['op']!r} is none of {', '.join(FAMILY_OF)}")
-    missing = [name for name in (*family.numbers, *family.words) if name not in rows]
-    if missing:
-        raise PerfmodelError(f"column {missing[0]!r} is missing for {group['op']}")
-    device = load_device(group["hardware"], profiles)
-    system = load_system(group["system"] or device.default_system, profiles)
-    format = group["dtype"] or "bf16"
-    if format not in FORMATS:
-        raise PerfmodelError(f"dtype {format!r} is none of {', '.join(FORMATS)}")
-    rows = rows.copy()
-    for name in (*family.numbers, *family.optional):
-        rows[name] = pd.to_numeric(rows[name], errors="coerce") if name in rows else 0.0
-        if name in family.optional:
-            rows[name] = rows[name].fillna(0.0)
-    reasons = np.full(len(rows), "", dtype=object)
-    for name in family.numbers:
-        values = rows[name].to_numpy(dtype=np.float64)
-        wrong = ~(np.isfinite(values) & (values > 0)) & (reasons == "")
-        reasons[wrong] = f"{name} must be a positive number"
-    good = reasons == ""
-    rows.loc[~good, list(family.numbers)] = 1.0  # any valid size: the result of these rows is thrown away
-    latent = group["op"].endswith("mla") and group["kv_dtype"] == "fp8"  # these kernels multiply in 8 bits then
-    numbers: dict[str, Any] = {
-        **device_numbers(device, "fp8" if latent else format),
-        **link_numbers(system),
-        "op": group["op"],
-    }
-    sizes = family.sizes(rows, device)
+    case = device_case(rows, group, profiles)
+    device, numbers = case.device, case.numbers
     kernels = at_sustained_rates(load_kernels(device.id, device.architecture, profiles), device)
     calibration = kernels.find(
         group["op"],
-        "" if group["op"] in ("dispatch", "combine") else format,
+        "" if group["op"] in ("dispatch", "combine") else case.format,
         kv_format=group["kv_dtype"],
         engine=group["engine"],
         kernel=group["kernel"] or group["mode"],
     )
-    bound = roofline(rows, group, family, numbers)
+    bound = roofline(case.rows, group, FAMILY_OF[group["op"]], numbers)
     if calibration is None:
         form = get_formula("roofline_time")
         seconds = as_floats(bound) / form.defaults()["memory_efficiency"] + form.defaults()["launch_s"]
@@ -111,16 +81,16 @@ def _predict_group(rows: pd.DataFrame, group: dict[str, str], profiles: str | No
     else:
         if calibration.architecture:
             numbers["cores"] = default_cores(device)
-        seconds = as_floats(call_form(calibration, sizes, numbers))
+        seconds = as_floats(call_form(calibration, case.sizes, numbers))
         described = (calibration.basis, calibration.form, _name(calibration))
     seconds = np.broadcast_to(seconds, (len(rows),))
     return {
-        "time_s": np.where(good, seconds, np.nan),
-        "roofline_s": np.where(good, bound, np.nan),
+        "time_s": np.where(case.good, seconds, np.nan),
+        "roofline_s": np.where(case.good, bound, np.nan),
         "basis": described[0],
         "formula": described[1],
         "kernel": described[2],
-        "reason": reasons,
+        "reason": case.reasons,
     }
 
 

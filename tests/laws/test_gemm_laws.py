@@ -5,11 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perfmodel.costs.gemm import COEFFICIENTS, gemm_bound, gemm_tiled
+from perfmodel.costs.gemm import COEFFICIENTS, MEMORY_RAMP_S, gemm_bound, gemm_tiled
 from perfmodel.costs.tiles import HOST_LAUNCHES, TILES
 
-RATES = ("peak_flops", "memory_bandwidth", "fill_bandwidth", "store_bandwidth", "cache_bandwidth", "cache_speedup")
-TIMES = ("launch_s", "tile_s", "depth_s", "split_s", "quantise_row_s")
+SPEEDUPS = ("cache_speedup", "weight_speedup")
+RATES = (
+    "peak_flops", "memory_bandwidth", "fill_bandwidth", "store_bandwidth", "reduce_bandwidth", "cache_bandwidth",
+    *SPEEDUPS,
+)  # fmt: skip
+TIMES = ("launch_s", "tile_s", "depth_s", "split_s", "quantise_row_s", "memory_ramp_s")
 FREE_MENUS = tuple(name for name, menu in TILES.items() if all(tile[2] == 0 for tile in menu))
 
 sizes = st.integers(1, 2**20)
@@ -88,8 +92,8 @@ def test_faster_hardware_is_never_slower(m, n, k, rate, factor, device, numbers,
 
 @given(sizes, sizes, sizes, between(1.0, 100.0), devices, coefficients, kernels)
 def test_everything_faster_takes_the_time_down_alike(m, n, k, factor, device, numbers, kernel):
-    arguments = device | numbers | kernel | {"throttle": 0.0}
-    faster = {name: arguments[name] * factor for name in RATES if name != "cache_speedup"}
+    arguments = device | numbers | kernel | {"throttle": 0.0, "memory_ramp_s": MEMORY_RAMP_S}
+    faster = {name: arguments[name] * factor for name in RATES if name not in SPEEDUPS}
     shorter = {name: arguments[name] / factor for name in TIMES}
     before = gemm_tiled(m, n, k, **arguments)
     after = gemm_tiled(m, n, k, **(arguments | faster | shorter))

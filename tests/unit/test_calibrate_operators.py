@@ -69,7 +69,7 @@ def measured(frame, scale=None, *, device=H100, noise=0.03, seed=3, **attributes
 
 
 def calibrate(frame, kernels=KNOWN, *, device=H100, engine="mine"):
-    return calibrate_operators(frame, device, engine, kernels, source="synthetic")
+    return calibrate_operators(frame, device, engine, kernels, source="synthetic")[0]
 
 
 # What is refused, each with its reason. One good file, spoilt in one way at a time.
@@ -209,7 +209,7 @@ def test_kernels_of_other_devices_are_tried_after_the_own_ones():
     own = KernelTable((kernel_of("a", tiles="rows_256", split_k=False, quantise=False),))
     library = {"tiles": "library", "split_k": True, "quantise": False}
     cases = measured(gemms("fp8"), **library)
-    (alone,), (item,) = calibrate(cases, own), calibrate_operators(
+    (alone,), ((item,), _) = calibrate(cases, own), calibrate_operators(
         cases, H100, "mine", own, source="synthetic", elsewhere=[kernel_of("b", **library)]
     )  # fmt: skip
     assert alone.kernel["attributes"]["tiles"] == "rows_256"
@@ -231,6 +231,19 @@ def test_families_of_a_file_are_fitted_apart():
     assert [(k["operator"], k["format"], k["version"]) for k in kernels] == [
         ("gemm", "bf16", "1"), ("gemm", "fp8", "1"), ("gemm", "bf16", "2"),
     ]  # fmt: skip
+
+
+def test_a_family_with_too_little_is_left_out_by_name_and_the_others_are_fitted():
+    few, narrow = measured(gemms("fp8")).iloc[:12], measured(gemms("nvfp4")).query("n < 4096 and k < 4096")
+    fitted, left_out = calibrate_operators(pd.concat([few, GOOD, narrow]), H100, "mine", KNOWN, source="synthetic")
+    assert [item.kernel["format"] for item in fitted] == ["bf16"]
+    assert fitted == calibrate(GOOD)
+    assert "gemm fp8 1: 12 cases are too few" in left_out[0].reason
+    assert "gemm nvfp4 1: 4 distinct shapes are too few" in left_out[1].reason
+    with pytest.raises(CalibrationError, match=r"gemm fp8 1: 12 cases .*; nor can the other 1 families of the file"):
+        calibrate(pd.concat([few, narrow]))
+    with pytest.raises(CalibrationError, match="must be in seconds"):  # nonsense is not left out but refused
+        calibrate(pd.concat([GOOD, measured(gemms("fp8")).assign(measured_s=1.0)]))
 
 
 def test_the_same_file_gives_the_same_coefficients():
@@ -279,7 +292,7 @@ def test_a_system_of_the_users_own_is_found(tmp_path):
     text = find_profile("system", "hgx-h100").read_text()
     (tmp_path / "systems" / "my-box.toml").write_text(text.replace('id = "hgx-h100"', 'id = "my-box"'))
     device = dataclasses.replace(H100, default_system="my-box")
-    assert calibrate_operators(GOOD, device, "mine", KNOWN, source="x", profiles=tmp_path)
+    assert calibrate_operators(GOOD, device, "mine", KNOWN, source="x", profiles=tmp_path)[0]
 
 
 def test_what_is_written_is_read_back(tmp_path):

@@ -27,7 +27,10 @@ IDEAL = {
     "wave_softness": 0.0,
     "throttle": 0.0,
     "split_s": 0.0,
+    "reduce_bandwidth": 1e30,
     "cache_speedup": 1.0,
+    "weight_speedup": 1.0,
+    "memory_ramp_s": 1e-30,
 }
 
 
@@ -76,13 +79,13 @@ def test_split_fills_the_idle_cores():
 
 
 def test_pipeline_floor_is_proportional_to_the_inner_dimension():
-    kw = DEVICE | BF16 | IDEAL | {"memory_bandwidth": 1e30, "depth_s": 1e-8}
+    kw = DEVICE | BF16 | IDEAL | {"memory_bandwidth": 1e30, "peak_flops": 1e30, "depth_s": 1e-8}
     t = gemm_tiled(1, 128, np.array([1024, 2048]), **kw, split_k=False)
     np.testing.assert_allclose(t, [1024e-8, 2048e-8])
 
 
 def test_cached_bytes_move_faster_only_when_they_fit():
-    kw = DEVICE | BF16 | (IDEAL | {"cache_speedup": 2.0})
+    kw = DEVICE | BF16 | (IDEAL | {"cache_speedup": 2.0, "weight_speedup": 2.0})
     cold = gemm_tiled(1, 4096, 1024, **kw, split_k=False)
     warm = gemm_tiled(1, 4096, 1024, **kw, split_k=False, weight_copies=1.0)
     assert warm < 0.6 * cold

@@ -333,7 +333,7 @@ def test_a_run_on_a_gpu_writes_cases_that_calibrate_better_than_what_was_known(g
     assert "% of the datasheet's 3350 GB/s" in err
 
     kernels = load_kernel_table(DEVICE.id, DEVICE.architecture)
-    fitted = calibrate_operators(cases, DEVICE, "torch", kernels, source="simulated")
+    fitted, _ = calibrate_operators(cases, DEVICE, "torch", kernels, source="simulated")
     assert [item.kernel["operator"] for item in fitted] == ["gemm", "gemm", "prefill_attention", "decode_attention"]
     for item in fitted:
         assert item.kernel["provenance"]["heldout_mape"] < 0.6 * item.before_mape, item.kernel["operator"]
@@ -361,7 +361,7 @@ def test_collectives_run_in_groups_of_powers_of_two_under_the_library_name(gpu, 
     assert set(cases["engine"]) == {"nccl"}
     assert set(cases["version"]) == {"2.29.2"}
     kernels = load_kernel_table(DEVICE.id, DEVICE.architecture)
-    fitted = calibrate_operators(cases, DEVICE, "nccl", kernels, source="simulated")
+    fitted, _ = calibrate_operators(cases, DEVICE, "nccl", kernels, source="simulated")
     assert all(item.kernel["provenance"]["fit_mape"] < min(5.0, item.before_mape) for item in fitted)
 
 
