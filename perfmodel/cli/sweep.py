@@ -260,13 +260,14 @@ def break_even(
     """Where one choice overtakes another along an axis: bracketed by points, interpolated between them."""
     from perfmodel.reports.sweep import cell, heading, table_lines
     from perfmodel.sweep import answers
+    from perfmodel.sweep import break_even as overtaking
 
     which, frame = _open(directory, task)
 
     def read(texts: list[str] | None) -> dict[str, Any]:
         return answers.read_conditions(frame, which, texts or ())
 
-    found = answers.break_even(frame, along, read(a), read(b), of, read(where))
+    found = overtaking.break_even(frame, along, read(a), read(b), of, read(where))
     column = answers.find_column(frame, along)
     numbers, words = ("below", "above", "break_even"), ("ahead_below", "ahead_above", "how")
     axes = [str(name) for name in found.columns if name not in (*numbers, *words, "axis")]

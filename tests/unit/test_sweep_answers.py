@@ -9,16 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perfmodel.errors import SweepError
-from perfmodel.sweep.answers import (
-    axes_of,
-    best,
-    break_even,
-    find_column,
-    leader_changes,
-    pareto,
-    read_conditions,
-    select,
-)
+from perfmodel.sweep.answers import axes_of, best, find_column, pareto, read_conditions, select
+from perfmodel.sweep.break_even import break_even, leader_changes
 from perfmodel.sweep.read import open_sweep
 from perfmodel.sweep.run import run_sweep
 from perfmodel.sweep.sensitivity import sensitivity, sweep_sensitivity
