@@ -192,6 +192,10 @@ def rank_separate(
         raise PlanError("ranking by energy needs devices whose power limit is published")
     if gpus < 2:
         raise PlanError(f"separate workers need at least 2 GPUs, not {gpus}")
+    room = {target.system.id: target.system.max_devices for target in (prefill, decode)}
+    if gpus > sum(room.values()):
+        names = " and ".join(room)
+        raise PlanError(f"{names} connect at most {sum(room.values())} devices, and {gpus} are wanted")
     if workload.arrivals == "closed" and np.isfinite(limits.ttft_p99_s):
         raise PlanError("a limit for 99 % of requests needs Poisson arrivals: a closed loop has no distribution")
     if workload.host_hit:

@@ -204,6 +204,7 @@ def test_json_and_csv_hold_both_kinds(capsys):
         (["--workers", "both", "--pareto"], "--pareto"),
         (["--workers", "separate", "--prefill-system", "hgx-h10"], "hgx-h100"),
         (["--workers", "separate", "--tpot", "1ms"], "Nearest"),
+        (["--workers", "separate", "--gpus", "65537"], "hgx-h100 connect at most 65536 devices, and 65537 are wanted"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(capsys, arguments, message):
