@@ -104,16 +104,16 @@ def serving(
     from perfmodel.reports import serving as report
 
     spec = load_model(model)
-    on = api.target(
-        options.system_of(system, what_if, profiles),
-        engine,
-        profiles=profiles,
-        schedule=schedule,
-        chunk=chunk,
-        split=split,
-        expert_skew=expert_skew,
-        collectives=collectives,
-    )
+    software: dict[str, Any] = {
+        "engine": engine,
+        "profiles": profiles,
+        "schedule": schedule,
+        "chunk": chunk,
+        "split": split,
+        "expert_skew": expert_skew,
+        "collectives": collectives,
+    }
+    on = api.target(options.system_of(system, what_if, profiles), **software)
     asked: dict[str, Any] = {
         "gpus": options.count(gpus, "gpus"),
         "isl": options.count(isl, "isl"),
@@ -148,7 +148,7 @@ def serving(
             on,
             **asked,
             ttft_p99=late,
-            prefill_system=prefill_system and api.target(prefill_system, engine, profiles=profiles),
+            prefill_system=prefill_system and api.target(prefill_system, **software),
             link=link,
             layerwise=layerwise,
             together=workers is Workers.both,

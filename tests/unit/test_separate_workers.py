@@ -196,6 +196,14 @@ def test_json_and_csv_hold_both_kinds(capsys):
     assert all((row["transfer_s"] != "") == (row["workers"] == "separate") for row in rows)
 
 
+def test_software_is_the_same_on_both_kinds_of_workers(capsys):
+    asked = ["--workers", "separate", "--split", "nano", "--collectives", "nccl", "--format", "csv", "--top", "3"]
+    _, same, _ = run(capsys, *asked)
+    _, named, _ = run(capsys, *asked, "--prefill-system", "hgx-h100")
+    assert named == same
+    assert run(capsys, *asked[:2], *asked[6:])[1] != same
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
