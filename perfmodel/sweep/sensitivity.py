@@ -19,7 +19,7 @@ from perfmodel.sweep.study import Point
 if TYPE_CHECKING:
     import pandas as pd
 
-_LIMITS = ("ttft", "tpot", "rate")
+_LIMITS = ("ttft", "tpot", "ttft_p99", "rate")
 _NAMES = {"serving": plan_name, "training": training_plan_name}
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from perfmodel.errors import SweepError
 from perfmodel.sweep.answers import axes_of, best, find_column, pareto, read_conditions, select
 from perfmodel.sweep.break_even import break_even, leader_changes
+from perfmodel.sweep.evaluate import ranking_of
 from perfmodel.sweep.read import open_sweep
 from perfmodel.sweep.run import run_sweep
 from perfmodel.sweep.sensitivity import sensitivity, sweep_sensitivity
@@ -256,6 +257,18 @@ def test_limits_do_not_make_steps_of_the_search_for_a_concurrency():
     # The ladder of concurrencies has steps of a tenth, five times the smaller step of the bandwidth.
     assert found[0] == pytest.approx(found[1], rel=0.3)
     assert 0.5 < found[0] < 3
+
+
+def test_a_held_plan_is_not_held_to_a_quantile_either():
+    values = BASE.values | {"gpus": 1, "arrivals": "poisson"}
+    best = ranking_of(Point(0, "serving", values)).row(1)
+    values |= {"concurrency": best["concurrency"]}
+    free, tight = (
+        sensitivity(Point(0, "serving", values | limit), ["memory_bandwidth"]).iloc[0]
+        for limit in ({}, {"ttft_p99": 1.001 * best["ttft_p99_s"]})
+    )
+    assert tight["held"] == free["held"]
+    assert math.isnan(tight["loss"])  # re-optimised, it is
 
 
 def test_training_and_other_columns_have_sensitivities():
