@@ -14,7 +14,8 @@ from perfmodel.sweep.columns import PLAN_COLUMNS
 from perfmodel.sweep.inputs import SOFTWARE, digest_of, forget, model_of, names_of, target_of
 from perfmodel.sweep.study import Point
 
-_LOAD = ("arrivals", "prefix_hit", "draft_tokens", "acceptance", "draft_cost", "waves")
+_REUSE = ("prefix_hit", "host_hit", "shared_prefix", "sharers")
+_LOAD = ("arrivals", *_REUSE, "draft_tokens", "acceptance", "draft_cost", "waves")
 
 watcher: Callable[[int | None], None] | None = None
 """Called with the point that is begun, and with None when all are done, in the processes of a pool of our own."""

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from perfmodel.estimate.training.target import training_target
 from perfmodel.hardware.catalog import load_system
 from perfmodel.hardware.engine import SCHEDULES, SPLITS
 from perfmodel.hardware.fabric import System
+from perfmodel.hardware.host_links import host_bandwidth
 from perfmodel.hardware.what_if import scaled
 from perfmodel.hardware.what_if_flags import factor_of
 from perfmodel.layers.training_recipe import METHODS, get_recipe
@@ -30,8 +31,8 @@ from perfmodel.sweep.study import Block, Point, Study
 _APART = ("provenance", "notes", "place", "source")
 """Fields that say where a value comes from and change no result."""
 SOFTWARE: Mapping[str, tuple[str, ...]] = {
-    "serving": ("engine", "schedule", "chunk", "split", "collectives"),
-    "training": ("stack",),
+    "serving": ("engine", "schedule", "chunk", "split", "expert_skew", "collectives"),
+    "training": ("stack", "host_link"),
 }
 """Axes that belong to what a plan runs on and not to the ranking."""
 _WORDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -245,7 +246,6 @@ def inputs_of(study: Study, profiles: str | None = None) -> dict[str, str]:
 
 def _check_words(study: Study, block: Block) -> None:
     """Check the values of axes that take one of a few words, so that a typing error is none of the results."""
-    serving = block.task == "serving"
     for axis, known in _WORDS[block.task].items():
         for value in block.values(axis):
             with _place(study, block, axis):
@@ -253,10 +253,13 @@ def _check_words(study: Study, block: Block) -> None:
                     near = suggest(str(value), known)
                     fix = f"did you mean {near!r}?" if near else f"choose from {', '.join(known)}"
                     raise StudyError(f"unknown {axis} {value!r}; {fix}")
-    for axis, read in (("kv", get_format), ("precision", None if serving else get_recipe)):
+    serving = block.task == "serving"
+    readers: Mapping[str, Callable[[str], Any]]
+    readers = {"kv": get_format} if serving else {"precision": get_recipe, "host_link": host_bandwidth}
+    for axis, read in readers.items():
         for value in block.values(axis):
             with _place(study, block, axis):
-                if value is not None and read is not None:
+                if value is not None:
                     read(str(value))
 
 

@@ -3,10 +3,13 @@
 import itertools
 
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perfmodel.cli.main import app
 from perfmodel.errors import StudyError
+from perfmodel.sweep.axes import TASKS
 from perfmodel.sweep.columns import PLAN_COLUMNS, table_columns
 from perfmodel.sweep.evaluate import rows_of
 from perfmodel.sweep.inputs import digest_of, inputs_of
@@ -217,13 +220,41 @@ def test_every_axis_of_serving_reaches_the_ranking():
     point = make_study({"serving": LOAD | {"gpus": 8}}).blocks[0].point(0)
     base = rows_of(point, front=False)[0]
     others = {"precision": "fp8", "kv": "fp8", "engine": "trtllm", "schedule": "chunked", "tp": 8, "concurrency": 3}
-    others |= {"ttft": "90ms", "tpot": "10ms", "rate": 60, "prefix_hit": "50%", "draft_tokens": 1}
+    others |= {"ttft": "90ms", "tpot": "10ms", "rate": 60, "prefix_hit": "50%", "draft_tokens": 1, "host_hit": "50%"}
     for name, value in others.items():
         study = make_study({"serving": LOAD | {"gpus": 8, name: value}})
         row = rows_of(study.blocks[0].point(0), front=False)[0]
         same = ("tp", "pp", "concurrency", "ttft_s", "tpot_s")
         assert name == "rate" or any(row.get(column) != base[column] for column in same), name
     assert rows_of(make_study({"serving": LOAD | {"rate": 10_000}}).blocks[0].point(0))[0]["feasible"] is False
+
+
+def test_shared_prefixes_and_skews_reach_the_ranking():
+    def tpot(**more):
+        row = rows_of(make_study({"serving": LOAD | {"gpus": 8, "concurrency": 64, **more}}).blocks[0].point(0))[0]
+        return row["tpot_s"]
+
+    assert tpot(shared_prefix="75%", sharers=16) < tpot(shared_prefix="75%") == tpot()
+    moe = {"model": "mixtral-8x7b", "tp": 1, "ep": 8, "dp": 8}
+    assert tpot(expert_skew=0, **moe) < tpot(expert_skew=1.5, **moe)
+
+
+# What says how results are shown or kept, and what `perfmodel sweep` does not answer.
+SHOWN = {"top", "format", "output", "profiles", "what_if"}
+BEYOND = {
+    "serving": {"pareto", "workers", "prefill_system", "link", "layerwise", "prefill_price", "by"},
+    "training": {
+        *("islands", "between", "links"),
+        *("mtbf", "checkpoint", "restart", "elastic", "repair", "recovery"),
+    },
+}
+
+
+@pytest.mark.parametrize("task", ["serving", "training"])
+def test_what_a_ranking_can_be_asked_a_study_can_cross(task):
+    command = typer.main.get_command(app).commands["rank"].commands[task]
+    asked = {option.name for option in command.params} - {"help"} - SHOWN - BEYOND[task]
+    assert asked - set(TASKS[task]) == set()
 
 
 def test_a_number_that_a_machine_does_not_have_is_a_reason():
