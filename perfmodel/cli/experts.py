@@ -51,6 +51,10 @@ def experts(
     on = api.target(system, engine, profiles=profiles, collectives=collectives)
     if not 0.0 <= skew < 4.0:
         raise PlanError(f"--skew must lie between 0 and 4, not {skew:g}")
+    if hit_rate is not None and not resident:
+        raise PlanError("--hit-rate needs --resident, the experts of a layer on a device")
+    if format is Format.csv and (resident or routing is not None):
+        raise PlanError("a CSV holds the table over ranks alone; --resident and --routing need --format table or json")
     asked = ExpertLayer(
         spec,
         on,

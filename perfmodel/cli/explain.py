@@ -20,7 +20,7 @@ def serving(
     pp: Annotated[int, typer.Option(help="Pipeline stages.")] = 1,
     dp: Annotated[int, typer.Option(help="Attention data-parallel ranks.")] = 1,
     ep: Annotated[int, typer.Option(help="Expert-parallel ranks.")] = 1,
-    concurrency: Annotated[int, typer.Option(help="Requests in flight in the replica.")] = 1,
+    concurrency: Annotated[int | None, typer.Option(help="Requests in flight in the replica; one by default.")] = None,
     rate: Annotated[
         float | None, typer.Option(help="Requests that arrive per second, at random; the concurrency follows.")
     ] = None,
@@ -58,7 +58,9 @@ def serving(
     if phase not in ("decode", "prefill", "both"):
         raise PlanError(f"--phase must be decode, prefill or both, not {phase!r}")
     spec = load_model(model)
-    knobs = {"tp": tp, "pp": pp, "dp": dp, "concurrency": concurrency}
+    if rate is not None and concurrency is not None:
+        raise PlanError("--concurrency follows from --rate; give one of them")
+    knobs = {"tp": tp, "pp": pp, "dp": dp, "concurrency": 1 if concurrency is None else concurrency}
     grid = plans(**knobs, ep=ep) if spec.is_moe else plans(**knobs)
     on = api.target(
         options.system_of(system, what_if, profiles),

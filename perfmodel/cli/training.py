@@ -157,6 +157,10 @@ def rank(
         "schedule": schedule,
     }
     devices = options.count(gpus, "gpus")
+    if between and not (islands or links):
+        raise PlanError("--between needs --islands, which it lies between")
+    if (islands or links) and (mtbf or tokens):
+        raise PlanError("--tokens and --mtbf are not reckoned with on nodes that are not connected alike")
     if islands or links:
         cluster = _cluster(islands, between, links, devices, target.system.scale_up_devices)
         placed = rank_on_cluster(load_model(model), target, cluster, top=top, **request)
@@ -188,6 +192,8 @@ def _cluster(islands: str | None, between: str | None, links: Path | None, gpus:
 
     if islands and links:
         raise PlanError("--islands and --links both say how nodes are connected; give one of them")
+    if links and between:
+        raise PlanError("--between belongs to --islands; --links says how every two nodes are connected")
     if islands and not between:
         raise PlanError("--islands needs --between, the bandwidth per device from one island to another")
     cluster = cluster_of_islands(islands, between or "") if islands else read_cluster(str(links))

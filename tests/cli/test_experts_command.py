@@ -93,6 +93,8 @@ def test_experts_in_host_memory(capsys):
         (["--ep", "8", "--skew", "nan"], "--skew"),
         (["--ep", "8", "--resident", "33"], "1 to 32 experts"),
         (["--ep", "8", "--resident", "3", "--hit-rate", "2"], "between 0 and 1"),
+        (["--ep", "8", "--hit-rate", "0.5"], "needs --resident"),
+        (["--ep", "8", "--resident", "3", "--format", "csv"], "table or json"),
         (["--ep", "8", "--loads", "no-such.csv"], "no such file"),
         (["--ep", "8", "--collectives", "best"], "choose from"),
         (["--ep", "8", "--model", "llama-3.1-8b"], "has no experts"),

@@ -90,3 +90,10 @@ def test_what_if_changes_the_answer_and_says_so(capsys):
     code, out, err = run(capsys, *command, *LENGTHS, "--what-if", "memory=x2")
     assert (code, out) == (2, "")
     assert err.startswith("perfmodel: --what-if: unknown number of hardware 'memory'")
+
+
+def test_a_plan_explained_at_a_rate_has_no_concurrency_of_its_own(capsys):
+    where = ["explain", "serving", "--model", "llama-3.1-8b", "--system", "hgx-h100", *LENGTHS]
+    code, out, err = run(capsys, *where, "--rate", 1, "--concurrency", 8)
+    assert (code, out) == (2, "")
+    assert "--concurrency follows from --rate" in err
