@@ -21,6 +21,7 @@ from perfmodel.estimate.step import step_time
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.timed_step import StepTime
 from perfmodel.hardware.engine import Streams
+from perfmodel.hardware.kernels import KernelTable
 from perfmodel.layers.base import Step
 from perfmodel.layers.operators import Collective, Exchange
 from perfmodel.models.catalog import load_model
@@ -90,6 +91,15 @@ def always_cut() -> Target:
 def hopper() -> Target:
     """H800 under DeepSeek's own software."""
     return target("hgx-h800", "deepseek")
+
+
+def with_kernel(on: Target, operator: str, **coefficients: float) -> Target:
+    """The same with some coefficients of one operator's kernels changed."""
+    own = (
+        replace(row, coefficients={**row.coefficients, **coefficients}) if row.operator == operator else row
+        for row in on.kernels.measured
+    )
+    return replace(on, kernels=KernelTable(tuple(own), on.kernels.defaults))
 
 
 # EP dispatch and combine: table 7, 128 tokens per rank, microseconds.
@@ -232,9 +242,9 @@ def gain_rows() -> list[Row]:
     return rows
 
 
-def hopper_decode_s(ranks: int, requests: float, context: float) -> float:
+def hopper_decode_s(ranks: int, requests: float, context: float, on: Target | None = None) -> float:
     """One decode step on H800, no token drafted."""
-    model, on = deepseek(), hopper()
+    model, on = deepseek(), on or hopper()
     grid = plans(dp=ranks, ep=ranks, concurrency=ranks * requests)
     return float(
         step_time(model, on, grid, Step(np.asarray(requests), 1.0, context, decode=True), precision_of(model)).seconds
@@ -281,6 +291,43 @@ def hopper_rows() -> list[Row]:
             "arXiv:2412.19437, table 1",
         ),
     ]
+
+
+def otherwise() -> dict[str, tuple[float, float]]:
+    """What choices made with the tables in view are worth: rates with them and without.
+
+    Returns
+    -------
+    dict
+        Choice -> tokens per second of an NPU or a GPU, as it is and otherwise.
+    """
+    dies, gpus = supernode(), hopper()
+    streams, exchange = dies.engine.decode_streams, gpus.engine.decode_streams
+    if streams is None or exchange is None:
+        raise TypeError("both engines cut decode steps in two")
+
+    def decode(on: Target) -> float:
+        return 128.0 / token_s(128, 1024, 1024, on=on)
+
+    def profile(on: Target) -> float:
+        return 128.0 / hopper_decode_s(128, 128.0, 4096.0, on)
+
+    def prefill(on: Target) -> float:
+        return 16384.0 / prefill_s(on)
+
+    held = replace(streams, first_cores=(0.6667,))
+    idle = {"decode_step_s": 0.0, "decode_request_s": 0.0}
+    return {
+        "cores": (decode(dies), decode(supernode(decode_streams=held))),
+        "prefill": (prefill(dies), prefill(with_kernel(dies, "prefill_mla", compute_efficiency=0.654))),
+        "flashmla": (profile(gpus), profile(with_kernel(gpus, "decode_mla", compute_efficiency=0.667))),
+        "exchange": (
+            profile(gpus),
+            profile(replace(gpus, engine=replace(gpus.engine, decode_streams=replace(exchange, exchange_s=0.0)))),
+        ),
+        "host": (profile(gpus), profile(replace(gpus, engine=replace(gpus.engine, **idle)))),  # type: ignore[arg-type]
+        "experts": (training()["tokens_per_s_per_gpu"], training(stack="neutral")["tokens_per_s_per_gpu"]),
+    }
 
 
 def training(stack: str = "deepseek-2024") -> dict[str, Any]:

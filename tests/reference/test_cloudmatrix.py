@@ -121,6 +121,15 @@ def test_the_drawing_shows_the_times_of_either_stream():
     assert max(edges) <= WIDTH + 0.2
 
 
+def test_choices_made_with_the_tables_in_view_are_those_that_lie_nearer_to_them():
+    published = {"cores": 128 / 46.8e-3, "prefill": 5655, "flashmla": 2325, "exchange": 2325, "host": 2325}
+    worth = study.otherwise()
+    for name, rate in (published | {"experts": 1543.2}).items():
+        now, other = worth.pop(name)
+        assert abs(now / rate - 1) < abs(other / rate - 1), name
+    assert not worth
+
+
 def test_gains_of_microbatches_in_prefill_and_of_drafting():
     balanced = {"prefill_spread": 0.0}
     whole, both = (study.prefill_s(study.supernode(**balanced, **more)) for more in ({"prefill_streams": None}, {}))
