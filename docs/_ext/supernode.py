@@ -330,7 +330,7 @@ def otherwise() -> dict[str, tuple[float, float]]:
     }
 
 
-def training(stack: str = "deepseek-2024") -> dict[str, Any]:
+def training(stack: str = "deepseek-2024", recompute: str = "full") -> dict[str, Any]:
     """DeepSeek-V3 on 2,048 H800: PP16, EP64, DualPipe, FP8, 15,360 sequences of 4,096 tokens.
 
     Queries and latents are expanded again in the backward pass (section 3.2.3): their weights are this share of those
@@ -340,7 +340,7 @@ def training(stack: str = "deepseek-2024") -> dict[str, Any]:
     tensors = (tensor for part in block.parts for tensor in part.tensors())
     again = sum(tensor.active for tensor in tensors if tensor.name in ("query up projection", "latent expansion"))
     plan = training_plans(
-        pp=16, dp=128, ep=64, micro_batch=1, schedule="dualpipe", zero=1, recompute="full",
+        pp=16, dp=128, ep=64, micro_batch=1, schedule="dualpipe", zero=1, recompute=recompute,
         recompute_share=again / block.active_parameters(),
     )  # fmt: skip
     found = train(deepseek(), "hgx-h800", plan, seq=4096, global_batch=15360, precision="fp8_block", stack=stack)
