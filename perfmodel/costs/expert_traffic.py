@@ -218,6 +218,9 @@ def node_limited_exchange(
     >>> t = node_limited_exchange(4096, 7392, 8, 256, 64, bandwidth=160e9, **far)
     >>> round(float(t) * 1e3, 2)
     1.92
+    >>> far |= {"latency": 1e-5, "network_latency": 2e-5}
+    >>> round(float(node_limited_exchange(4096, 7392, 8, 256, 64, bandwidth=160e9, **far) - t) * 1e6, 3)
+    30.0
     """
     n = as_floats(ranks)
     near = np.minimum(as_floats(n if domain_ranks is None else domain_ranks), n)
@@ -226,9 +229,10 @@ def node_limited_exchange(
     reached = as_floats(ranks_reached(topk, as_floats(experts) * limit / units, n * limit / units))
     away = as_floats(units_reached(topk, experts, units, unit_limit)) * (units - 1.0) / units
     payload = as_floats(tokens) * as_floats(token_bytes)
-    by_link = np.where(near > 1.0, payload * reached * (n - 1.0) / n / as_floats(bandwidth) + latency, 0.0)
+    by_link = np.where(near > 1.0, payload * reached * (n - 1.0) / n / as_floats(bandwidth), 0.0)
     by_network = payload * away / as_floats(network_bandwidth)
-    time = np.maximum(by_link, by_network) + np.where(units > 1.0, as_floats(network_latency), 0.0)
+    wait = np.where(near > 1.0, as_floats(latency), 0.0) + np.where(units > 1.0, as_floats(network_latency), 0.0)
+    time = wait + np.maximum(by_link, by_network)
     return np.where(n > 1.0, time, 0.0)[()]
 
 
