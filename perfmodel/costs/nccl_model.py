@@ -45,7 +45,11 @@ def _rates(
     if algorithm == "ring":
         return np.minimum(cap, 0.5 * bus), 0.92 * bus, bus
     if algorithm == "tree":
-        return bus / 3.8, bus * np.where(nodes <= 1.0, 7.0 / 9.0, 120.0 / 128.0) * 0.92, 0.92 * bus
+        return (
+            np.minimum(cap, 0.92 * bus / 3.8),
+            bus * np.where(nodes <= 1.0, 7.0 / 9.0, 120.0 / 128.0) * 0.92,
+            0.92 * bus,
+        )
     # A switch that adds halves what the links carry, and leaves to the network what a tree carries.
     switched = 2.0 * inside * _SWITCH_EFFICIENCY.get(architecture, 0.0)
     none = np.zeros_like(bus)
@@ -131,7 +135,7 @@ def nccl_table(
     out: dict[str, Array] = {}
     for algorithm in algorithms:
         rates = _rates(algorithm, inside, network, k, architecture)
-        ratio = n / (rounds * np.maximum(n - 1.0, 1.0)) if algorithm == "ring" else 0.5
+        ratio = 0.5 if algorithm == "tree" else n / (rounds * np.maximum(n - 1.0, 1.0))
         for protocol, name in enumerate(PROTOCOLS):
             if algorithm.startswith("nvls") and name != "simple":
                 continue
@@ -200,8 +204,8 @@ def network_messages(nbytes: Floats, messages: Floats, *, bandwidth: Floats, lat
     name="nccl_model",
     quantity="time",
     equation=(
-        r"t = \min_{a, p}\left[t_{a,p} + \frac{S}{r_a B_{a,p}}\right], \quad r_{\rm ring} = \frac{n}{c(n-1)},"
-        r" \quad r_{\rm tree} = r_{\rm switch} = \frac{1}{2}"
+        r"t = \min_{a, p}\left[t_{a,p} + \frac{S}{r_a B_{a,p}}\right],"
+        r" \quad r_{\rm ring} = r_{\rm switch} = \frac{n}{c(n-1)}, \quad r_{\rm tree} = \frac{1}{2}"
     ),
     source=SOURCE,
     coefficients=(
@@ -230,8 +234,8 @@ def nccl_model(
     r"""Time that NCCL expects of its fastest algorithm and protocol.
 
     .. math::
-       t = \min_{a, p}\left[t_{a,p} + \frac{S}{r_a B_{a,p}}\right], \qquad r_{\rm ring} = \frac{n}{c(n-1)},
-       \quad r_{\rm tree} = r_{\rm switch} = \frac{1}{2}
+       t = \min_{a, p}\left[t_{a,p} + \frac{S}{r_a B_{a,p}}\right],
+       \qquad r_{\rm ring} = r_{\rm switch} = \frac{n}{c(n-1)}, \quad r_{\rm tree} = \frac{1}{2}
 
     Parameters
     ----------
@@ -265,8 +269,9 @@ def nccl_model(
     Notes
     -----
     What a library chooses by is not what it takes: its latencies are tuned to get the choice right. Left out: the
-    limits per channel, the correction of trees for middle sizes, and the plateau of rings over several nodes. The
-    latencies are those of NVLink and InfiniBand; other links are taken to be slower or faster in every protocol alike.
+    limits per channel, the correction of trees for middle sizes, and the plateau of rings over several nodes. Between
+    nodes the library caps the first protocol by the vendor of the host's processors, here by the devices. The latencies
+    are those of NVLink and InfiniBand; other links are taken to be slower or faster in every protocol alike.
 
     References
     ----------

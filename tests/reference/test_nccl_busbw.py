@@ -20,7 +20,7 @@ from perfmodel.costs.collectives import (
     in_switch_all_reduce,
     ring_all_reduce,
 )
-from perfmodel.costs.nccl_model import nccl_model
+from perfmodel.costs.nccl_model import nccl_model, nccl_table
 from perfmodel.estimate.communication import time_collective
 from perfmodel.layers.operators import Collective
 from perfmodel.parallel.grid import plans
@@ -144,6 +144,26 @@ def test_switches_of_the_network_that_reduce():
 def test_a_mesh_that_nobody_calibrated(ranks, busbw):
     time = time_collective(Collective("x", "all_reduce", 4 * GIB, "tp"), pm.target("mi300x-8"), plans(tp=ranks))
     assert collective_traffic(4 * GIB, ranks) / float(time.seconds) / 1e9 == pytest.approx(busbw, rel=0.2)
+
+
+# NCCL at 5067397, src/graph/tuning.cc: bus bandwidth of an H100 node (0.8 x 450 GB/s) or of its adapters (8 x 50 GB/s)
+# by algorithm and protocol, and what of it a buffer sees: n / (2 (n - 1)) on rings and with the switch, half on trees.
+TUNING = [
+    pytest.param(1, "ring ll", 141, 8 / 14, id="ring, capped"),
+    pytest.param(1, "ring simple", 360, 8 / 14, id="ring"),
+    pytest.param(1, "tree ll", 0.92 * 360 / 3.8, 0.5, id="tree"),
+    pytest.param(4, "tree ll", 35, 0.5, id="tree, capped between nodes"),
+    pytest.param(4, "tree simple", 0.92 * 360, 0.5, id="tree between nodes"),
+    pytest.param(1, "nvls simple", 2 * 0.85 * 360, 8 / 14, id="switch"),
+    pytest.param(4, "nvls_tree simple", 400, 32 / 62, id="switches between nodes"),
+]
+
+
+@pytest.mark.parametrize(("nodes", "name", "bus", "ratio"), TUNING)
+def test_rates_of_the_tuning_table(nodes, name, bus, ratio):
+    links = {"bandwidth": 450e9, "network_bandwidth": 50e9, "architecture": "hopper", "reducing": True}
+    two, one = (float(nccl_table(size, 8 * nodes, nodes, **links)[name]) for size in (2e9, 1e9))
+    assert 1.0 / (two - one) == pytest.approx(bus * ratio, rel=1e-9)
 
 
 @pytest.mark.parametrize(
