@@ -28,6 +28,11 @@ def pareto_front(*objectives: npt.ArrayLike) -> npt.NDArray[np.int64]:
     table = np.stack([np.asarray(values, dtype=np.float64).ravel() for values in objectives], axis=1)
     known = np.flatnonzero(np.isfinite(table).all(axis=1))
     order = known[np.lexsort((known, *table[known].T[::-1]))]
+    if table.shape[1] == 2:
+        # Sorted by the first objective, a point is on the front where it undercuts all before it in the second.
+        second = table[order, 1]
+        lowest = np.minimum.accumulate(np.append(np.inf, second))[:-1]
+        return np.asarray(order[second < lowest], dtype=np.int64)
     front: list[int] = []
     best = np.empty((0, table.shape[1]))
     for i in order:

@@ -31,6 +31,13 @@ def test_the_front_does_not_depend_on_the_order(points, order):
     np.testing.assert_array_equal(first, second)
 
 
+@given(points=values)
+def test_two_objectives_are_three_of_which_one_is_the_same_for_all(points):
+    first, second, _ = np.array(points).T
+    same = pareto_front(first, second, np.zeros(len(points)))
+    assert pareto_front(first, second).tolist() == same.tolist()
+
+
 def test_points_that_are_unknown_are_left_out():
     assert pareto_front([np.nan, 1.0], [0.0, 2.0]).tolist() == [1]
     assert pareto_front([np.nan], [0.0]).tolist() == []
