@@ -119,7 +119,7 @@ def rank_training_plans(
     reliability : Reliability, optional
         Interruptions to be paid for.
     **chosen
-        Knobs of `training_plans` held at one value; None leaves them free.
+        Knobs of `training_plans` held at one value, or a list of values to try; None leaves them free.
 
     Returns
     -------
@@ -197,7 +197,7 @@ def rank_on_cluster(
     top : int
         Plans wanted.
     **chosen
-        Knobs of `training_plans` held at one value; None leaves them free.
+        Knobs of `training_plans` held at one value, or a list of values to try; None leaves them free.
 
     Returns
     -------

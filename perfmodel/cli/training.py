@@ -67,17 +67,17 @@ def rank(
     method: knobs.Method = "full",
     adapter_rank: knobs.AdapterRank = 16,
     adapters: knobs.Adapters = 1,
-    tp: Annotated[int | None, typer.Option(help="Hold tensor parallelism at one value.")] = None,
-    pp: Annotated[int | None, typer.Option(help="Hold pipeline parallelism at one value.")] = None,
-    dp: Annotated[int | None, typer.Option(help="Hold data parallelism at one value.")] = None,
-    cp: Annotated[int | None, typer.Option(help="Hold context parallelism at one value.")] = None,
-    ep: Annotated[int | None, typer.Option(help="Hold expert parallelism at one value.")] = None,
-    vp: Annotated[int | None, typer.Option(help="Hold the chunks per stage at one value.")] = None,
-    micro_batch: Annotated[int | None, typer.Option(help="Hold the microbatch at one value.")] = None,
+    tp: Annotated[str | None, typer.Option(help="Hold tensor parallelism at one value, or several: 1,2,4.")] = None,
+    pp: Annotated[str | None, typer.Option(help="Hold pipeline parallelism at one value, or several: 1,2,4.")] = None,
+    dp: Annotated[str | None, typer.Option(help="Hold data parallelism at one value, or several: 1,2,4.")] = None,
+    cp: Annotated[str | None, typer.Option(help="Hold context parallelism at one value, or several: 1,2,4.")] = None,
+    ep: Annotated[str | None, typer.Option(help="Hold expert parallelism at one value, or several: 1,2,4.")] = None,
+    vp: Annotated[str | None, typer.Option(help="Hold the chunks per stage at one value, or several: 1,2,4.")] = None,
+    micro_batch: Annotated[str | None, typer.Option(help="Hold the microbatch at one value, or several.")] = None,
     recompute: Annotated[
-        str | None, typer.Option(help="Hold recomputation: none, selective, pointwise or full.")
+        str | None, typer.Option(help="Hold recomputation: none, selective, pointwise or full, or several.")
     ] = None,
-    zero: Annotated[int | None, typer.Option(help="Hold the ZeRO stage at one value.")] = None,
+    zero: Annotated[str | None, typer.Option(help="Hold the ZeRO stage at one value, or several: 0,1,3.")] = None,
     shard_copies: knobs.ShardCopies = 1,
     tp_overlap: knobs.TpOverlap = False,
     edge_layers: knobs.EdgeLayers = 0,
@@ -88,7 +88,7 @@ def rank(
     offload_weights: knobs.OffloadWeights = 0.0,
     host_link: knobs.HostLink = None,
     schedule: Annotated[
-        str | None, typer.Option(help="Pipeline schedule: 1f1b, gpipe, zb-h1, zb-h2, dualpipe.")
+        str | None, typer.Option(help="Pipeline schedule: 1f1b, gpipe, zb-h1, zb-h2, dualpipe, or several.")
     ] = None,
     islands: knobs.Islands = None,
     between: knobs.Between = None,
@@ -130,6 +130,7 @@ def rank(
     target = training_target(
         options.system_of(system, what_if, profiles), stack, host_link=host_link, profiles=profiles
     )
+    sizes = {"tp": tp, "pp": pp, "dp": dp, "cp": cp, "ep": ep, "vp": vp, "micro-batch": micro_batch, "zero": zero}
     request: dict[str, Any] = {
         "seq": options.count(seq, "seq"),
         "global_batch": options.count(global_batch, "global-batch"),
@@ -137,15 +138,9 @@ def rank(
         "method": method,
         "adapter_rank": adapter_rank,
         "adapters": adapters,
-        "tp": tp,
-        "pp": pp,
-        "dp": dp,
-        "cp": cp,
-        "ep": ep,
-        "vp": vp,
-        "micro_batch": micro_batch,
-        "recompute": recompute,
-        "zero": zero,
+        **{name.replace("-", "_"): knobs.whole_numbers(text, name) for name, text in sizes.items()},
+        "recompute": knobs.several(recompute, "recompute"),
+        "schedule": knobs.several(schedule, "schedule"),
         "shard_copies": shard_copies,
         "tp_overlap": float(tp_overlap),
         "edge_layers": edge_layers,
@@ -154,7 +149,6 @@ def rank(
         "offload_activations": offload_activations,
         "offload_optimizer": offload_optimizer,
         "offload_weights": offload_weights,
-        "schedule": schedule,
     }
     devices = options.count(gpus, "gpus")
     if between and not (islands or links):

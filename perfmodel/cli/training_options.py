@@ -1,5 +1,6 @@
 """Options of training plans that several commands share."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -35,3 +36,73 @@ Elastic = Annotated[
 Repair = Annotated[str, typer.Option(help="Time until a failed node is back, with --elastic.")]
 Recovery = Annotated[str, typer.Option(help="Time from a failure until the rest computes again, with --elastic.")]
 Adapters = Annotated[int, typer.Option(help="Adapters of lora that are trained in one batch.")]
+
+
+def several(text: str | None, name: str) -> list[str] | None:
+    """Read values separated by commas.
+
+    Parameters
+    ----------
+    text : str, optional
+        For instance "none,full".
+    name : str
+        Option, for the message.
+
+    Returns
+    -------
+    list of str or None
+        Each value once; None where the option was not given.
+
+    Raises
+    ------
+    PlanError
+        If a value is missing.
+
+    Examples
+    --------
+    >>> several("none, full", "recompute")
+    ['none', 'full']
+    """
+    from perfmodel.errors import PlanError
+
+    if text is None:
+        return None
+    values = [value.strip() for value in text.split(",")]
+    if not all(values):
+        raise PlanError(f"--{name} takes one value or several separated by commas, not {text!r}")
+    return list(dict.fromkeys(values))
+
+
+def whole_numbers(text: str | None, name: str) -> list[int] | None:
+    """Read whole numbers separated by commas.
+
+    Parameters
+    ----------
+    text : str, optional
+        For instance "0,1,3".
+    name : str
+        Option, for the message.
+
+    Returns
+    -------
+    list of int or None
+        Each number once; None where the option was not given.
+
+    Raises
+    ------
+    PlanError
+        If a value is no whole number.
+
+    Examples
+    --------
+    >>> whole_numbers("0,1,3", "zero")
+    [0, 1, 3]
+    """
+    from perfmodel.errors import PlanError
+
+    values = several(text, name)
+    # Not what int() takes beside digits (1_000, +1, digits of other scripts), nor more digits than a float tells apart.
+    wrong = [value for value in values or () if not re.fullmatch("-?[0-9]{1,15}", value)]
+    if wrong:
+        raise PlanError(f"--{name} takes whole numbers separated by commas, not {wrong[0]!r}")
+    return None if values is None else list(dict.fromkeys(int(value) for value in values))

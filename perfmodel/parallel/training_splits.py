@@ -77,7 +77,7 @@ def training_meshes(
     --------
     >>> meshes = training_meshes(4, global_batch=8, tensor_limit=2, layers=4, chosen={"zero": [0, 1, 2]})
     >>> [(int(mesh.tp), int(mesh.pp), mesh.size) for mesh in meshes][:3]
-    [(1, 1, 18), (1, 2, 81), (1, 4, 36)]
+    [(1, 1, 24), (1, 2, 108), (1, 4, 48)]
     """
     if gpus < 1:
         raise PlanError(f"gpus must be at least 1, not {gpus}")
@@ -127,11 +127,12 @@ _INNER = ("ep", "micro_batch", "vp", "recompute", "zero", "recompute_share")
 
 
 def _several(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
+    # A value that is named twice would list its plans twice.
+    return list(dict.fromkeys(value)) if isinstance(value, list | tuple | np.ndarray) else [value]
 
 
 def _shown(values: list[Any]) -> str:
-    return str(values[0] if len(values) == 1 else values)
+    return ",".join(str(value) for value in values)
 
 
 def _mesh(axes: Mapping[str, list[Any]], beside: Mapping[str, list[Any]], **fixed: int) -> TrainingGrid:

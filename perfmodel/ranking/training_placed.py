@@ -206,7 +206,7 @@ def rank_placed_training(
     top : int
         Plans wanted.
     chosen : mapping, optional
-        Knobs held at one value.
+        Knobs held at one value, or a list of values to try.
 
     Returns
     -------

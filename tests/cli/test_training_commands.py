@@ -7,6 +7,7 @@ import json
 import pytest
 
 from perfmodel.cli.main import main
+from perfmodel.parallel.training_grid import TRAINING_KNOBS
 
 RANK = ["rank", "training", "--model", "meta-llama/Llama-3.1-8B-Instruct", "--system", "hgx-h100", "--gpus", "16"]
 RANK += ["--global-batch", "64", "--seq", "4Ki"]
@@ -77,6 +78,36 @@ def test_rank_says_what_is_wrong_in_one_line(capsys, change, code, message):
     assert (found, out) == (code, "")
     assert err.startswith("perfmodel: ")
     assert message in err
+    assert err.count("\n") == 1
+
+
+def test_knobs_take_several_values(capsys):
+    several = ["--zero", "0,1,3", "--tp", "1, 2,2", "--recompute", "none,full", "--schedule", "1f1b,zb-h1"]
+    code, out, err = run(capsys, *RANK, *several, "--top", 100_000, "--format", "json")
+    assert (code, err) == (0, "")
+    plans = json.loads(out)["plans"]
+    for knob, values in {"zero": {0, 1, 3}, "tp": {1, 2}, "recompute": {"none", "full"}}.items():
+        assert {plan[knob] for plan in plans} == values
+    split = [tuple(value for name, value in plan.items() if name in TRAINING_KNOBS) for plan in plans]
+    assert len(set(split)) == len(split)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--zero", "0,,1"], "--zero takes one value or several separated by commas, not '0,,1'"),
+        (["--tp", ""], "--tp takes one value or several separated by commas, not ''"),
+        (["--pp", "2,1.5"], "--pp takes whole numbers separated by commas, not '1.5'"),
+        (["--micro-batch", "9" * 5000], "--micro-batch takes whole numbers separated by commas, not '999"),
+        (["--zero", "1,7"], "zero must be a whole number between 0 and 3, not 7"),
+        (["--dp", "8,0"], "dp must be a whole number at least 1, not 8,0"),
+        (["--recompute", "none,nil"], "unknown recompute 'nil'"),
+    ],
+)
+def test_values_that_are_none_are_refused_in_one_line(capsys, extra, message):
+    code, out, err = run(capsys, *RANK, *extra)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"perfmodel: {message}")
     assert err.count("\n") == 1
 
 
