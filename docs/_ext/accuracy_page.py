@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
 from docstrings import parameters, registered_formulas, summary
 from perfmodel.calibrate.families import FAMILIES
+from perfmodel.estimate.serving.disaggregated import HANDOFF, HandOff
 from perfmodel.hardware.catalog import list_devices
 from perfmodel.hardware.engine import Engine
 from perfmodel.hardware.kernel_files import read_calibrations
@@ -233,6 +234,12 @@ def engine_tables(engines: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines + table(("constant", "engines", "source", "note"), body)
 
 
+def handoff_table() -> list[str]:
+    """Tabulate the constants of deployments with separate workers."""
+    rows = [(f"`{n}`", f"{getattr(HANDOFF, n):g}", text(item.description)) for n, item in parameters(HandOff).items()]
+    return table(("constant", "value", "meaning"), rows)
+
+
 def serving_formulas() -> list[str]:
     """Show the registered formulas of the serving model."""
     lines: list[str] = []
@@ -376,6 +383,10 @@ def accuracy_page(
         "What belongs to the software and not to the device or the model. The constants are the same for every model,",
         "device and load.",
         *engine_tables(engines),
+        "### Constants of the hand-over",
+        "",
+        "Of deployments with separate workers, the same for every engine, fitted to their time to the first token.",
+        *handoff_table(),
     ]
     lines += serving_scores(rules)
     return "\n".join(lines) + "\n"

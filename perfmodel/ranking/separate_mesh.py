@@ -8,7 +8,7 @@ import numpy.typing as npt
 from perfmodel.arrays import as_floats
 from perfmodel.costs.arrivals import several_servers_quantile, several_servers_wait
 from perfmodel.costs.economy import token_energy, token_price
-from perfmodel.estimate.serving.disaggregated import HANDOFF_STEPS, first_token, hand_over
+from perfmodel.estimate.serving.disaggregated import Stages, first_token, hand_over
 from perfmodel.estimate.serving.pools import Link, Prompts, Tokens
 from perfmodel.estimate.serving.workload import Workload
 from perfmodel.models.spec import ModelSpec
@@ -82,28 +82,25 @@ def balance(
     requests = decode_workers * each
     prompt_rate = prefill_workers * one_rate
     more: dict[str, npt.NDArray[np.float64]] = {}
+    per_rank = np.ceil(each / second(grid.dp))
+    stages = Stages(
+        prompt_s=prompt_s,
+        transfer_s=transfer_s,
+        token_s=token_s,
+        stream_s=second(tokens.stream_s),
+        rate=prompt_rate,
+        requests=requests,
+        per_rank=per_rank,
+        places=np.maximum(second(tokens.places), per_rank),
+    )
     if at_random:
         rate = np.where(asked > 0, asked * decode_workers, np.nan)
         servers = prefill_workers * first(pool.dp)
-        busy_s = servers / prompt_rate
-        started = prompt_s + transfer_s + HANDOFF_STEPS * token_s + second(tokens.stream_s)
+        busy_s, started = servers / prompt_rate, stages.begun_s()
         ttft = as_floats(started + several_servers_wait(busy_s, rate, servers))
         more["ttft_p99_s"] = started + as_floats(several_servers_quantile(busy_s, rate, servers, quantile=0.99))
     else:
-        per_rank = np.ceil(each / second(grid.dp))
-        ttft = as_floats(
-            first_token(
-                workload,
-                prompt_s=prompt_s,
-                transfer_s=transfer_s,
-                token_s=token_s,
-                stream_s=second(tokens.stream_s),
-                rate=prompt_rate,
-                requests=requests,
-                per_rank=per_rank,
-                places=np.maximum(second(tokens.places), per_rank),
-            )
-        )
+        ttft = as_floats(first_token(workload, stages))
         rate = requests / (ttft + (osl - 1.0) * token_s)
     out = {
         "ttft_s": ttft,

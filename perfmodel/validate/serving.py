@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from perfmodel.api import precision_of, target
@@ -92,28 +93,27 @@ def predict_serving_cases(cases: pd.DataFrame, profiles: str | None = None) -> p
 
 def grouped_cases(
     cases: pd.DataFrame, profiles: str | None = None
-) -> Iterator[tuple[pd.Index, ModelSpec, Target, PlanGrid, Workload, Precision]]:
+) -> Iterator[tuple[pd.DataFrame, ModelSpec, Target, Workload, Precision]]:
     """Gather the cases that share a model and a target, for deployments that can be predicted.
 
     Parameters
     ----------
     cases : pandas.DataFrame
-        Cases with one kind of worker, each with a prediction from `predict_serving_cases`.
+        Cases, each with a prediction from `predict_serving_cases`.
     profiles : str, optional
         Directory of profiles that is searched first.
 
     Yields
     ------
     tuple
-        Index of the rows, model, target, plans, workload and number formats.
+        Rows, model, target, workload and number formats.
     """
     keys = pd.DataFrame({name: words(cases, name) for name in _GROUP}, index=cases.index)
     for _, members in keys.groupby(list(_GROUP), sort=False):
         group = {name: str(members[name].iloc[0]) for name in _GROUP}
         spec, on = load_model(group["model"]), _target(group, profiles)
         rows = cases.loc[members.index]
-        precision = precision_of(spec, group["precision"] or None, group["kv"] or None, on)
-        yield members.index, spec, on, _grid(rows, spec), _workload(rows), precision
+        yield rows, spec, on, _workload(rows), precision_of(spec, group["precision"] or None, group["kv"] or None, on)
 
 
 def _workload(rows: pd.DataFrame) -> Workload:
@@ -140,7 +140,7 @@ def _predict_rows(rows: pd.DataFrame, spec: ModelSpec, on: Target, group: Mappin
     if not len(rows):
         return
     workload = _workload(rows)
-    grid = _grid(rows, spec)
+    grid = case_grid(rows, spec)
     precision = precision_of(spec, group["precision"] or None, group["kv"] or None, on)
     try:
         estimate = predict_serving(spec, on, grid, workload, precision)
@@ -150,7 +150,7 @@ def _predict_rows(rows: pd.DataFrame, spec: ModelSpec, on: Target, group: Mappin
             one = rows.loc[[i]]
             try:
                 load = _workload(one)
-                yield [i], _columns(predict_serving(spec, on, _grid(one, spec), load, precision), one)
+                yield [i], _columns(predict_serving(spec, on, case_grid(one, spec), load, precision), one)
             except PlanError as error:
                 yield [i], {"reason": str(error), "feasible": False}
         return
@@ -158,7 +158,7 @@ def _predict_rows(rows: pd.DataFrame, spec: ModelSpec, on: Target, group: Mappin
 
 
 def _predict_separate(rows: pd.DataFrame, spec: ModelSpec, on: Target, group: Mapping[str, str]) -> Any:
-    """Predict deployments with separate prefill and decode workers; a concurrency of 0 was not recorded."""
+    """Predict deployments with separate prefill and decode workers."""
     good = pd.Series(True, index=rows.index)
     names = [f"{phase}_{knob}" for phase in ("prefill", "decode") for knob in ("num_workers", "tp_size", "batch_size")]
     for i in rows.index:
@@ -169,24 +169,10 @@ def _predict_separate(rows: pd.DataFrame, spec: ModelSpec, on: Target, group: Ma
     rows = rows[good]
     if not len(rows):
         return
-    pools = {}
-    for phase in ("prefill", "decode"):
-        columns = {
-            f"{phase}_tp_size": "tp",
-            f"{phase}_pp_size": "pp",
-            f"{phase}_attention_dp_size": "dp",
-            f"{phase}_moe_tp_size": "moe_tp",
-            f"{phase}_moe_ep_size": "moe_ep",
-        }
-        renamed = rows[[name for name in columns if name in rows]].rename(columns=columns)
-        grid = _grid(renamed.assign(concurrency=1.0), spec)
-        pools[phase] = Pool(on, grid, numbers(rows, f"{phase}_num_workers"), numbers(rows, f"{phase}_batch_size"))
-    load = numbers(rows, "concurrency", 0.0)
-    places = pools["decode"].ranks * pools["decode"].batch
-    load = np.where(load >= 1, load, np.ceil(UNRECORDED * places))
     workload = _workload(rows)
+    prefill, decode, load = case_pools(rows, spec, on)
     precision = precision_of(spec, group["precision"] or None, group["kv"] or None, on)
-    result = predict_disaggregated(spec, pools["prefill"], pools["decode"], workload, precision, load)
+    result = predict_disaggregated(spec, prefill, decode, workload, precision, load)
     size = (len(rows),)
     tokens = as_floats(result.requests_per_s) * numbers(rows, "osl")
     yield (
@@ -203,6 +189,42 @@ def _predict_separate(rows: pd.DataFrame, spec: ModelSpec, on: Target, group: Ma
     )
 
 
+def case_pools(rows: pd.DataFrame, spec: ModelSpec, on: Target) -> tuple[Pool, Pool, npt.NDArray[np.float64]]:
+    """Read the workers of cases with separate ones, and the load on them.
+
+    Parameters
+    ----------
+    rows : pandas.DataFrame
+        Valid cases of one model and target.
+    spec : ModelSpec
+        Model.
+    on : Target
+        What both kinds of workers run on.
+
+    Returns
+    -------
+    prefill, decode : Pool
+        Workers of each case.
+    load : numpy.ndarray
+        Requests in flight; where none were recorded, `UNRECORDED` of the decode places.
+    """
+    pools = []
+    for phase in ("prefill", "decode"):
+        columns = {
+            f"{phase}_tp_size": "tp",
+            f"{phase}_pp_size": "pp",
+            f"{phase}_attention_dp_size": "dp",
+            f"{phase}_moe_tp_size": "moe_tp",
+            f"{phase}_moe_ep_size": "moe_ep",
+        }
+        renamed = rows[[name for name in columns if name in rows]].rename(columns=columns)
+        grid = case_grid(renamed.assign(concurrency=1.0), spec)
+        pools.append(Pool(on, grid, numbers(rows, f"{phase}_num_workers"), numbers(rows, f"{phase}_batch_size")))
+    prefill, decode = pools
+    load = numbers(rows, "concurrency", 0.0)
+    return prefill, decode, np.where(load >= 1, load, np.ceil(UNRECORDED * decode.ranks * decode.batch))
+
+
 def _why_not(row: pd.DataFrame, names: tuple[str, ...] = ("isl", "osl", "tp", "pp", "dp", "concurrency")) -> str:
     for name in names:
         if name in row or name in ("isl", "osl"):
@@ -212,8 +234,21 @@ def _why_not(row: pd.DataFrame, names: tuple[str, ...] = ("isl", "osl", "tp", "p
     return ""
 
 
-def _grid(rows: pd.DataFrame, spec: ModelSpec) -> PlanGrid:
-    """Plans of the rows; expert columns that are missing or zero fill the stage by width."""
+def case_grid(rows: pd.DataFrame, spec: ModelSpec) -> PlanGrid:
+    """Read the plans of cases; expert columns that are missing or zero fill the stage by width.
+
+    Parameters
+    ----------
+    rows : pandas.DataFrame
+        Valid cases of one model.
+    spec : ModelSpec
+        Model.
+
+    Returns
+    -------
+    PlanGrid
+        One plan per case.
+    """
     knobs: dict[str, Any] = {
         name: np.maximum(numbers(rows, name, 1.0), 1.0) for name in ("tp", "pp", "dp", "concurrency")
     }

@@ -8,6 +8,7 @@ import pytest
 
 import perfmodel as pm
 from perfmodel.api import precision_of
+from perfmodel.calibrate.handoff import fit_handoff
 from perfmodel.calibrate.serving import CONSTANTS, bare, fit_engine, loss, measured_deployments, predicted
 from perfmodel.errors import CalibrationError
 from perfmodel.estimate.serving.predict import predict_serving
@@ -89,3 +90,45 @@ def test_a_case_that_cannot_run_stays_without_a_prediction():
     assert np.isnan(out["ttft_s"]).tolist() == [False, True, False, False, False, False]
     with pytest.raises(CalibrationError, match="none is left"):
         predict_left_out(cases, "hardware")
+
+
+def separate_rows(models, wait):
+    """Cases with separate workers, their TTFT as predicted with longer hand-overs of some models."""
+    knobs = {f"{p}_{k}": v for p in ("prefill", "decode") for k, v in {"num_workers": 1, "tp_size": 4}.items()}
+    cases = pd.DataFrame(
+        [
+            {"id": f"{m}-{c}", "model": m, "hardware": "h200-sxm", "engine": "trtllm", "isl": 1024, "osl": 512}
+            | {**knobs, "prefill_batch_size": 1, "decode_batch_size": 64, "concurrency": c}
+            for m in models
+            for c in (1, 8, 48)
+        ]
+    )
+    out = predict_serving_cases(cases)
+    late = cases["model"].map(wait).fillna(0.0)
+    return cases.assign(measured_ttft_s=out["ttft_s"] + late * out["tpot_s"], measured_tpot_s=out["tpot_s"])
+
+
+def test_separate_workers_are_predicted_without_their_own_measurements():
+    cases = separate_rows(("llama-3.1-8b", "qwen3-32b"), {"qwen3-32b": 20.0})
+    out, fits = predict_left_out(cases, "model")
+    assert {fit["model"]: fit["steps"] for fit in fits} == {"llama-3.1-8b": 30.0, "qwen3-32b": 10.0}
+    late = out["ttft_s"].to_numpy(float) / cases["measured_ttft_s"].to_numpy(float)
+    assert np.all(late[:3] > 1.05)
+    assert np.all(late[3:] < 0.95)
+    assert out["tpot_s"].to_numpy(float) == pytest.approx(cases["measured_tpot_s"].to_numpy(float))
+    with pytest.raises(CalibrationError, match="none is left"):
+        predict_left_out(cases, "hardware")
+
+
+def test_both_kinds_of_workers_in_one_file_are_fitted_apart():
+    models = ("llama-3.1-8b", "qwen3-32b")
+    cases = pd.concat([rows(models, {}), separate_rows(models, {})], ignore_index=True)
+    out, fits = predict_left_out(cases, "model")
+    assert out["ttft_s"].notna().all()
+    assert [("steps" in fit, fit["model"]) for fit in fits] == [(s, m) for s in (False, True) for m in models]
+    assert all((fit["steps"], fit["lockstep"]) == (10.0, 0.06) for fit in fits if "steps" in fit)
+
+
+def test_a_handover_without_deployments_is_not_fitted():
+    with pytest.raises(CalibrationError, match="no measured deployment"):
+        fit_handoff([])

@@ -14,15 +14,77 @@ from perfmodel.estimate.serving.workload import Workload
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
 
-HANDOFF_STEPS = 12.0
-"""Decode steps that the hand-over of a prompt takes beside those of the engine's stream.
 
-Rounded fit, with `WAVE_LOCKSTEP`, to the TTFT of 148 disaggregated deployments of silicon_sample.csv of
-aiconfigurator-core 0.12.0.
-"""
+@dataclass(frozen=True, slots=True)
+class HandOff:
+    """Constants of the way from a prefill worker to the first token, the same for every engine, model and device.
 
-WAVE_LOCKSTEP = 0.05
-"""Share of the later waves of a closed loop that reach the prefill workers together (same fit)."""
+    Rounded fit of `perfmodel.calibrate.handoff` to the TTFT of 148 disaggregated deployments of silicon_sample.csv of
+    aiconfigurator-core 0.12.0.
+
+    Parameters
+    ----------
+    steps : float
+        Decode steps that the hand-over of a prompt takes beside those of the engine's stream.
+    lockstep : float
+        Share of the later waves of a closed loop that reach the prefill workers together [1].
+    """
+
+    steps: float = 10.0
+    lockstep: float = 0.06
+
+
+HANDOFF = HandOff()
+"""As fitted to all deployments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """What a request passes through in a deployment with separate workers, and the load on it.
+
+    Parameters
+    ----------
+    prompt_s : float or array
+        One prompt alone [s].
+    transfer_s : float or array
+        Hand-over of its cache [s].
+    token_s : float or array
+        One output token [s].
+    stream_s : float or array
+        Delay until a token is seen [s].
+    rate : float or array
+        Prompts per second that all prefill workers finish [1/s].
+    requests : float or array
+        Requests in flight on the whole deployment.
+    per_rank : float or array
+        Requests in flight for each decode rank.
+    places : float or array
+        Requests that a decode rank holds.
+    """
+
+    prompt_s: Floats
+    transfer_s: Floats
+    token_s: Floats
+    stream_s: Floats
+    rate: Floats
+    requests: Floats
+    per_rank: Floats
+    places: Floats
+
+    def begun_s(self, constants: HandOff = HANDOFF) -> npt.NDArray[np.float64]:
+        """Time to the first token of a request that nobody holds up.
+
+        Parameters
+        ----------
+        constants : HandOff
+            Constants of the hand-over.
+
+        Returns
+        -------
+        numpy.ndarray
+            Time [s].
+        """
+        return as_floats(self.prompt_s) + self.transfer_s + constants.steps * as_floats(self.token_s) + self.stream_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,42 +142,75 @@ def hand_over(model: ModelSpec, prompts_s: Floats, nbytes: Floats, link: Link) -
     return point_to_point(nbytes, bandwidth=link.bandwidth, latency=link.latency_s)
 
 
-def first_token(
-    workload: Workload,
-    *,
-    prompt_s: Floats,
-    transfer_s: Floats,
-    token_s: Floats,
-    stream_s: Floats,
-    rate: Floats,
-    requests: Floats,
-    per_rank: Floats,
-    places: Floats,
-) -> Floats:
+def first_token(workload: Workload, stages: Stages, constants: HandOff = HANDOFF) -> Floats:
     """Mean time to the first token of deployments with separate workers.
 
     Parameters
     ----------
     workload : Workload
         Output length and waves.
-    prompt_s, transfer_s, token_s, stream_s : float or array
-        One prompt, the hand-over of its cache, one output token, and the delay until a token is seen [s].
-    rate : float or array
-        Prompts per second that all prefill workers finish [1/s].
-    requests : float or array
-        Requests in flight on the whole deployment.
-    per_rank, places : float or array
-        Requests in flight for each decode rank, and those that it holds.
+    stages : Stages
+        What a request passes through.
+    constants : HandOff
+        Constants of the hand-over.
 
     Returns
     -------
     float or array
         Time to first token [s].
     """
-    started = as_floats(prompt_s) + transfer_s + HANDOFF_STEPS * as_floats(token_s) + stream_s
-    started = started + first_wave_wait(1.0 / as_floats(rate), requests, workload.waves, lockstep=WAVE_LOCKSTEP)
-    ttft = as_floats(pool_limited_ttft(started, token_s, workload.osl, requests, rate))
-    return ttft + slot_wait(per_rank, places, started + workload.osl * as_floats(token_s))
+    service_s, token_s, osl = 1.0 / as_floats(stages.rate), as_floats(stages.token_s), as_floats(workload.osl)
+    burst_s = first_wave_wait(service_s, stages.requests, workload.waves, lockstep=constants.lockstep)
+    started = stages.begun_s(constants) + burst_s
+    ttft = as_floats(pool_limited_ttft(started, token_s, osl, stages.requests, stages.rate))
+    return ttft + slot_wait(stages.per_rank, stages.places, started + osl * token_s)
+
+
+def deployment_stages(
+    model: ModelSpec,
+    prefill: Pool,
+    decode: Pool,
+    workload: Workload,
+    precision: Precision,
+    concurrency: npt.NDArray[np.float64],
+    link: Link | None = None,
+) -> Stages:
+    """Time what requests pass through, before anything waits.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Model.
+    prefill, decode : Pool
+        Workers; their arrays broadcast against each other.
+    workload : Workload
+        Lengths and waves.
+    precision : Precision
+        Number formats.
+    concurrency : numpy.ndarray
+        Requests in flight on the whole deployment.
+    link : Link, optional
+        What the cache crosses; the outermost tier of the prefill worker's system by default.
+
+    Returns
+    -------
+    Stages
+        Arrays over deployments.
+    """
+    per_rank = np.ceil(concurrency / decode.ranks)
+    prompts = prompt_work(model, prefill.target, prefill.grid, workload, precision)
+    tokens = token_work(model, decode.target, decode.grid, workload, precision, per_rank=per_rank, batch=decode.batch)
+    moved = np.maximum(prompts.sent_bytes, tokens.received_bytes)
+    return Stages(
+        prompt_s=prompts.step.seconds,
+        transfer_s=hand_over(model, prompts.step.seconds, moved, link or outermost(prefill.target)),
+        token_s=tokens.token_s,
+        stream_s=tokens.stream_s,
+        rate=prefill.workers * as_floats(prompts.rate),
+        requests=concurrency,
+        per_rank=per_rank,
+        places=tokens.places,
+    )
 
 
 def predict_disaggregated(
@@ -153,31 +248,14 @@ def predict_disaggregated(
     Disaggregated
         Latencies and rates, arrays over deployments.
     """
-    per_rank = np.ceil(concurrency / decode.ranks)
-    prompts = prompt_work(model, prefill.target, prefill.grid, workload, precision)
-    tokens = token_work(model, decode.target, decode.grid, workload, precision, per_rank=per_rank, batch=decode.batch)
-    rate = prefill.workers * as_floats(prompts.rate)
-    moved = np.maximum(prompts.sent_bytes, tokens.received_bytes)
-    transfer = hand_over(model, prompts.step.seconds, moved, link or outermost(prefill.target))
-    ttft = as_floats(
-        first_token(
-            workload,
-            prompt_s=prompts.step.seconds,
-            transfer_s=transfer,
-            token_s=tokens.token_s,
-            stream_s=tokens.stream_s,
-            rate=rate,
-            requests=concurrency,
-            per_rank=per_rank,
-            places=tokens.places,
-        )
-    )
+    stages = deployment_stages(model, prefill, decode, workload, precision, concurrency, link)
+    ttft, token_s = as_floats(first_token(workload, stages)), as_floats(stages.token_s)
     return Disaggregated(
         ttft_s=ttft,
-        tpot_s=tokens.token_s,
-        transfer_s=transfer,
-        requests_per_s=concurrency / (ttft + (as_floats(workload.osl) - 1.0) * tokens.token_s),
-        prefill_rate=rate,
+        tpot_s=token_s,
+        transfer_s=stages.transfer_s,
+        requests_per_s=concurrency / (ttft + (as_floats(workload.osl) - 1.0) * token_s),
+        prefill_rate=stages.rate,
         devices=prefill.workers * prefill.grid.devices + decode.workers * decode.grid.devices,
-        capacity_requests=tokens.places * decode.ranks,
+        capacity_requests=stages.places * decode.ranks,
     )
