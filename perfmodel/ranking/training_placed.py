@@ -77,10 +77,11 @@ class _Job:
     recipe: TrainingRecipe
 
     def on(self, bandwidth: float) -> TrainingTarget:
-        """The same machine with another network between its nodes."""
+        """The same machine with another network, of one tier, between its nodes."""
         system = self.target.system
-        outer = replace(system.tiers[1], bandwidth=bandwidth, oversubscription=1.0)
-        return replace(self.target, system=replace(system, tiers=(system.tiers[0], outer, *system.tiers[2:])))
+        around = system.domain + 1
+        outer = replace(system.tiers[around], devices=system.max_devices, bandwidth=bandwidth, oversubscription=1.0)
+        return replace(self.target, system=replace(system, tiers=(*system.tiers[:around], outer)))
 
 
 class _Plan:
@@ -105,7 +106,7 @@ class _Plan:
         """Parts of the step with one bandwidth between all nodes, and one hop over it."""
         key = float(f"{bandwidth:.1e}") if np.isfinite(bandwidth) else np.inf  # measured ones differ in every digit
         if key not in self._known:
-            target = self.job.on(key if np.isfinite(key) else self.job.target.system.tiers[0].bandwidth)
+            target = self.job.on(key if np.isfinite(key) else self.job.target.system.scale_up.bandwidth)
             found = predict_training(self.job.model, target, self.grid, self.job.workload, self.job.recipe)
             plan = self.grid.row(0)
             elements = plan["micro_batch"] * self.job.workload.seq / plan["cp"] * self.job.model.hidden / plan["tp"]
@@ -221,7 +222,7 @@ def rank_placed_training(
         If the request itself makes no sense.
     """
     start = time.perf_counter()
-    if len(target.system.tiers) < 2:
+    if target.system.scale_up is target.system.tiers[-1]:
         raise PlanError(f"{target.system.id} has no network between nodes, so a cluster cannot be made of it")
     job = _Job(model, target, workload, recipe)
     table = cluster.both_ways
