@@ -287,6 +287,19 @@ def test_more_adapters_serve_a_group_with_more_members_per_node():
     assert one / eight == pytest.approx(0.75 * 450 / (0.85 * 50))
 
 
+def test_a_group_pays_for_the_slowest_tier_that_it_reaches():
+    # Pairs on a bridge, eight cards on PCI Express at 63 GB/s, 12.5 GB/s of Ethernet per card beyond.
+    network = Network(training_target("h100-nvl-8", "neutral"))
+    payload = 10e9
+    for ranks, rate in ((8, 2 * 63e9), (16, 8 * 12.5e9), (64, 8 * 12.5e9)):
+        bound = 2 * (ranks - 1) / ranks * payload / rate
+        assert float(network.collective("all_reduce", payload, ranks)) == pytest.approx(bound, rel=0.2), ranks
+    strided = float(network.collective("all_reduce", payload, 4, 8))
+    assert strided == pytest.approx(2 * 3 / 4 * payload / 12.5e9, rel=0.2)
+    assert float(network.hop(payload, 4)) == pytest.approx(payload / 63e9, rel=0.1)
+    assert float(network.hop(payload, 8)) == pytest.approx(payload / 12.5e9, rel=0.1)
+
+
 def test_a_token_crosses_the_network_once_per_node():
     network = Network(H100)
     plain = float(network.collective("all_to_all", 1e9, 32.0, 1.0, 1.0))

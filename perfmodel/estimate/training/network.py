@@ -24,6 +24,11 @@ EXCHANGE_EFFICIENCY = 0.75
 _ROUNDS = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0}
 
 
+def _held(devices: float, ranks: Floats, stride: Floats) -> Floats:
+    """Members of a group in one unit of so many devices, at least 1."""
+    return np.minimum(ranks, np.maximum(1.0, np.floor(devices / as_floats(stride))))
+
+
 @dataclass(frozen=True, slots=True)
 class Network:
     """Times collectives of one target.
@@ -41,10 +46,20 @@ class Network:
         """Devices of one scale-up domain."""
         return float(self.target.system.scale_up.devices)
 
-    def _outer(self) -> float:
+    def _outer(self, ranks: Floats, stride: Floats, *, ring: bool = False) -> Floats:
+        """Bandwidth per device of the slowest tier around the scale-up domain that a group reaches into.
+
+        A ring leaves a unit once, over the links of all members in it; of those in a wider unit there are more.
+        """
         system = self.target.system
         outer = system.tiers[system.domain + 1 :]
-        return outer[0].bandwidth / outer[0].oversubscription if outer else system.scale_up.bandwidth
+        rates = [tier.bandwidth / tier.oversubscription for tier in outer]
+        slowest = as_floats(rates[0] if rates else system.scale_up.bandwidth)
+        inside = self.members(ranks, stride)
+        for unit, rate in zip(outer, rates[1:], strict=False):
+            links = _held(unit.devices, ranks, stride) / inside if ring else 1.0
+            slowest = np.where(as_floats(ranks) * stride > unit.devices, np.minimum(slowest, rate * links), slowest)
+        return slowest
 
     def members(self, ranks: Floats, stride: Floats) -> Floats:
         """Members of a group inside one scale-up domain.
@@ -59,7 +74,7 @@ class Network:
         float or array
             At least 1.
         """
-        return np.minimum(ranks, np.maximum(1.0, np.floor(self.node / as_floats(stride))))
+        return _held(self.node, ranks, stride)
 
     def collective(
         self, kind: str, payload: Floats, ranks: Floats, stride: Floats = 1.0, copies: float = 1.0
@@ -86,14 +101,14 @@ class Network:
         inside = self.members(n, stride)
         near = self._inside(kind, size, inside)
         if kind == "all_to_all":
-            far = self._scattered(size, n, inside, copies)
+            far = self._scattered(size, n, inside, self._outer(n, stride), copies)
         else:
             far = ring_over_nodes(
                 size,
                 n,
                 inside,
                 _ROUNDS[kind],
-                bandwidth=self._outer(),
+                bandwidth=self._outer(n, stride, ring=True),
                 inner_bandwidth=self.target.system.scale_up.bandwidth,
                 network_efficiency=NETWORK_EFFICIENCY,
             )
@@ -111,14 +126,14 @@ class Network:
         sizes = {"nbytes": np.maximum(payload, 1.0), "ranks": np.maximum(ranks, 2.0)}
         return call_form(measured, sizes, {"bandwidth": bandwidth, "op": kind})
 
-    def _scattered(self, payload: Floats, ranks: Floats, inside: Floats, copies: float) -> Floats:
+    def _scattered(self, payload: Floats, ranks: Floats, inside: Floats, bandwidth: Floats, copies: float) -> Floats:
         """All-to-all over several nodes: a token crosses the network once per node that wants it, links do the rest."""
         nodes = as_floats(ranks) / inside
         # Distinct other nodes among so many random ones; with one copy the share of ranks elsewhere.
         wanted = (nodes - 1.0) * (1.0 - np.power(1.0 - 1.0 / nodes, copies))
         leaving = wanted / copies * as_floats(payload)
         near = as_floats(payload) / (EXCHANGE_EFFICIENCY * self.target.system.scale_up.bandwidth)
-        return EXCHANGE_START_S + np.maximum(leaving / (NETWORK_EFFICIENCY * self._outer()), near)
+        return EXCHANGE_START_S + np.maximum(leaving / (NETWORK_EFFICIENCY * bandwidth), near)
 
     def hop(self, payload: Floats, stage: Floats) -> Floats:
         """Time of one message to the neighbouring pipeline stage.
@@ -137,7 +152,9 @@ class Network:
         """
         domain, network = self.target.system.scale_up, self.target.system.tiers[-1]
         near = point_to_point(payload, bandwidth=0.75 * domain.bandwidth, latency=domain.latency_s)
-        far = point_to_point(payload, bandwidth=NETWORK_EFFICIENCY * self._outer(), latency=network.latency_s)
+        # A neighbour is as far away as a stage is wide.
+        rate = NETWORK_EFFICIENCY * self._outer(as_floats(stage) + 1.0, 1.0)
+        far = point_to_point(payload, bandwidth=rate, latency=network.latency_s)
         return np.where(as_floats(stage) < self.node, near, far)
 
     def of(self, network: str, grid: TrainingGrid) -> tuple[Floats, Floats]:
