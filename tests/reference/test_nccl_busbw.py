@@ -136,7 +136,7 @@ def test_switches_of_the_network_that_reduce():
     tiers = tuple(dataclasses.replace(tier, in_network_reduction=True) for tier in target.system.tiers)
     reducing = dataclasses.replace(target, system=dataclasses.replace(target.system, tiers=tiers))
     time = time_collective(Collective("x", "all_reduce", 16 * GIB, "tp"), reducing, plans(tp=32))
-    assert collective_traffic(16 * GIB, 32) / float(time.seconds) / 1e9 == pytest.approx(480, rel=0.12)
+    assert collective_traffic(16 * GIB, 32) / float(time.seconds) / 1e9 == pytest.approx(480, rel=0.04)
     assert time.formula.startswith("in_switch_all_reduce")
 
 
