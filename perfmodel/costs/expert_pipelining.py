@@ -11,45 +11,6 @@ DEGREES = (1.0, 2.0, 4.0, 8.0)
 
 
 @formula(
-    name="beside_exchange",
-    quantity="time",
-    equation=r"t = \max\left(t_x,\; t_c + s\, t_x\right)",
-    source="derived: while a collective runs, the cores that it occupies are missing to the computation",
-)
-def beside_exchange(compute_s: Floats, exchange_s: Floats, *, taken_share: Floats = 0.0) -> Floats:
-    r"""Time of a computation beside a collective that occupies some of its cores.
-
-    .. math:: t = \max\left(t_x,\; t_c + s\, t_x\right)
-
-    Parameters
-    ----------
-    compute_s : float or array
-        Time of the computation alone on all cores [s].
-    exchange_s : float or array
-        Time of the collective [s].
-    taken_share : float or array
-        Share s of the cores that the collective occupies: 20 of 132 for DeepEP's throughput kernels on an H100, 0 where
-        copy engines or switches do the work [1].
-
-    Returns
-    -------
-    float or array
-        Time of both, at most their sum [s].
-
-    References
-    ----------
-    Derived; DeepSeek-V3 technical report 2024 (arXiv:2412.19437), section 3.2.1: 20 of 132 multiprocessors communicate.
-
-    Examples
-    --------
-    >>> round(float(beside_exchange(3e-3, 2e-3, taken_share=20 / 132)) * 1e3, 2)
-    3.3
-    """
-    exchange = as_floats(exchange_s)
-    return np.maximum(exchange, as_floats(compute_s) + as_floats(taken_share) * exchange)
-
-
-@formula(
     name="pipelined_experts",
     quantity="time",
     equation=(
@@ -103,41 +64,6 @@ def pipelined_experts(
     hidden = 1.0 - 1.0 / parts
     busy = as_floats(compute_s) + exchange / parts + as_floats(taken_share) * exchange * hidden
     return np.maximum(exchange, busy) + (parts - 1.0) * as_floats(chunk_s)
-
-
-def best_degree(
-    compute_s: Floats, exchange_s: Floats, *, taken_share: Floats = 0.0, chunk_s: Floats = 0.0
-) -> tuple[Floats, Floats]:
-    """Choose the degree of pipelining that is fastest, the smaller one where two are equal.
-
-    Parameters
-    ----------
-    compute_s, exchange_s : float or array
-        Times of the experts, and of dispatch and combine together [s].
-    taken_share : float or array
-        Share of the cores that the exchange occupies [1].
-    chunk_s : float or array
-        Time that every further part adds [s].
-
-    Returns
-    -------
-    degree : float or array
-        One of `DEGREES`.
-    seconds : float or array
-        Time of the layer [s].
-
-    Examples
-    --------
-    >>> degree, seconds = best_degree(3e-3, 7e-3, chunk_s=20e-6)
-    >>> float(degree), round(float(seconds) * 1e3, 2)
-    (2.0, 7.02)
-    """
-    times = np.stack(
-        np.broadcast_arrays(
-            *(pipelined_experts(compute_s, exchange_s, d, taken_share=taken_share, chunk_s=chunk_s) for d in DEGREES)
-        )
-    )
-    return np.asarray(DEGREES)[times.argmin(axis=0)], times.min(axis=0)
 
 
 @formula(

@@ -156,29 +156,3 @@ def _packed(weight: Array, owner: Positions, packs: int) -> tuple[Positions, Arr
         filled[pack] += 1
         sums[pack] += weight[item]
     return held, sums
-
-
-def place_spread(loads: npt.ArrayLike, redundant: int = 0) -> float:
-    """Standard deviation, over its mean, of the load of one place after copies were made.
-
-    Parameters
-    ----------
-    loads : array_like
-        Load of every expert.
-    redundant : int
-        Places beyond one per expert.
-
-    Returns
-    -------
-    float
-        Spread [1].
-
-    Examples
-    --------
-    >>> round(place_spread([90, 132, 40, 61]), 2), round(place_spread([90, 132, 40, 61], 4), 2)
-    (0.43, 0.15)
-    """
-    load = as_floats(loads).reshape(-1)
-    copies = copy_experts(load, load.size + redundant)
-    weight = np.repeat(load / copies, copies)
-    return float(weight.std() / weight.mean())

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import perfmodel as pm
-from perfmodel.costs.expert_pipelining import DEGREES, best_degree, pipelined_experts
+from perfmodel.costs.expert_pipelining import DEGREES, pipelined_experts
 from perfmodel.estimate.communication import time_collective
 from perfmodel.estimate.timing import time_operator
 from perfmodel.layers.operators import Collective, Gemm
@@ -45,7 +45,9 @@ def test_gain_of_pipelining_alone(gpus, published):
 
 def test_the_degree_follows_what_is_longer():
     # Exchange and products level: more parts hide more. One of them alone: there is nothing to hide.
-    degrees = [float(best_degree(c, 1e-2 - c, chunk_s=5e-5)[0]) for c in (1e-5, 5e-3, 1e-2 - 1e-5)]
+    parts = np.array(DEGREES)
+    times = [pipelined_experts(c, 1e-2 - c, parts, chunk_s=5e-5) for c in (1e-5, 5e-3, 1e-2 - 1e-5)]
+    degrees = [float(parts[np.argmin(each)]) for each in times]
     assert degrees[1] > 1.0 == degrees[0] == degrees[2]
 
 
