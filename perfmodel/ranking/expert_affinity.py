@@ -27,7 +27,7 @@ class AffinityPlacement:
     local_share : float
         Tokens that stay on their rank from one layer to the next, over all [1].
     exact : bool
-        Whether the program over all layers was solved, and not one layer after the other.
+        Whether no placement keeps more tokens, as the program over all layers proved.
     """
 
     ranks: Positions
@@ -109,8 +109,9 @@ def affinity_placement(routing: npt.ArrayLike, ranks: int, *, exact: bool | None
     size = layers * experts * ranks + counts.shape[0] * experts * experts * ranks
     whole = size <= MOST_VARIABLES if exact is None else exact
     swept = _swept(counts, ranks)
-    found = _program(counts, ranks, swept) if whole and 1 < ranks < experts else swept
-    return AffinityPlacement(found, local_share(counts, found), whole)
+    # On one rank nothing can be placed otherwise.
+    found, proved = _program(counts, ranks, swept) if whole and ranks > 1 else (swept, ranks == 1)
+    return AffinityPlacement(found, local_share(counts, found), proved)
 
 
 def _checked(routing: npt.ArrayLike) -> Array:
@@ -143,8 +144,8 @@ def _swept(counts: Array, ranks: int) -> Positions:
     return where.astype(np.int64)
 
 
-def _program(counts: Array, ranks: int, start: Positions) -> Positions:
-    """All layers at once, by scipy's mixed-integer solver."""
+def _program(counts: Array, ranks: int, start: Positions) -> tuple[Positions, bool]:
+    """All layers at once, by scipy's mixed-integer solver, and whether it came to an end in time."""
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_array
 
@@ -181,9 +182,9 @@ def _program(counts: Array, ranks: int, start: Positions) -> Positions:
         options={"time_limit": 30.0},
     )
     if solved.x is None:
-        return start
+        return start, False
     found = solved.x[: place.size].reshape(layers, experts, ranks).argmax(axis=2).astype(np.int64)
-    return found if local_share(counts, found) >= local_share(counts, start) else start
+    return (found if local_share(counts, found) >= local_share(counts, start) else start), solved.status == 0
 
 
 def _rows(members: Positions, total: int) -> Any:

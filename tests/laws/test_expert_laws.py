@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import optimize
 
 import perfmodel as pm
 from perfmodel.costs.expert_pipelining import (
@@ -159,3 +160,19 @@ def test_another_processor_never_slows_a_device(tokens, rate, bandwidth, factor)
         on_unit = float(together.choice) == 1
         assert ("near" in together.source) == on_unit
     assert len(time(ops[-1]).algorithms) == 1
+
+
+def test_a_placement_is_exact_only_where_that_was_proved(monkeypatch):
+    routing = np.random.default_rng(3).integers(1, 30, (2, 4, 4))
+    each = affinity_placement(routing, 4)
+    assert each.exact
+    assert each.local_share >= affinity_placement(routing, 4, exact=False).local_share
+    solved = optimize.milp
+
+    def stopped(*arguments, **options):
+        found = solved(*arguments, **options)
+        found.status = 1  # the time was up
+        return found
+
+    monkeypatch.setattr(optimize, "milp", stopped)
+    assert not affinity_placement(routing, 2).exact
