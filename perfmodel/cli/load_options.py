@@ -10,6 +10,13 @@ SharedPrefix = Annotated[
     float, typer.Option("--shared-prefix", help="Share of the input that a group of requests shares.")
 ]
 Sharers = Annotated[float, typer.Option("--sharers", help="Requests that share a prefix.")]
+HostExperts = Annotated[
+    float, typer.Option("--host-experts", help="Share of the routed experts whose weights are in host memory.")
+]
+ExpertHit = Annotated[
+    float | None,
+    typer.Option("--expert-hit", help="Share of the picks found on the device; by default the busiest experts are."),
+]
 DraftTokens = Annotated[
     int, typer.Option("--draft-tokens", help="Tokens drafted per decode step (MTP, speculative decoding).")
 ]

@@ -124,6 +124,46 @@ def cached_picks(
 
 
 @formula(
+    name="missed_experts",
+    quantity="count",
+    equation=r"E_m = E_h\left(1 - \left(1 - \frac{1 - h}{E_h}\right)^{n}\right)",
+    source="derived: distinct experts among picks that each miss with 1 - h, evenly spread over those in host memory",
+)
+def missed_experts(picks: Floats, hosted: Floats, hit_rate: Floats) -> Floats:
+    r"""Experts of a layer that a step has to fetch from host memory.
+
+    .. math:: E_m = E_h\left(1 - \left(1 - \frac{1 - h}{E_h}\right)^{n}\right)
+
+    Parameters
+    ----------
+    picks : float or array
+        Experts n that the tokens of the step pick, all tokens together.
+    hosted : float or array
+        Experts E_h that lie in host memory.
+    hit_rate : float or array
+        Share h of the picks whose expert is on the device [1].
+
+    Returns
+    -------
+    float or array
+        Different experts, at most those in host memory.
+
+    References
+    ----------
+    Derived as `active_experts`. With few picks it is n (1 - h), the misses of ExpertFlow (arXiv:2410.17954); a large
+    step fetches every hosted expert once, whatever the hit rate.
+
+    Examples
+    --------
+    >>> [round(float(missed_experts(n, 64, 0.5)), 2) for n in (2, 64, 4096)]
+    [1.0, 25.26, 64.0]
+    """
+    inside = as_floats(hosted)
+    spared = np.clip(1.0 - (1.0 - as_floats(hit_rate)) / np.where(inside > 0.0, inside, 1.0), 0.0, 1.0)
+    return (inside * (1.0 - np.power(spared, picks)))[()]
+
+
+@formula(
     name="offloaded_experts",
     quantity="time",
     equation=r"t = t_c + \max\left(0,\; \frac{(1 - h) D}{B_h} - t_h\right)",

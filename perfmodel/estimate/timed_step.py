@@ -159,6 +159,29 @@ def hosted(step: StepTime, host_s: Floats) -> StepTime:
     return StepTime(columns, np.arange(host.size).reshape(step.where.shape), step.lines, step.streams)
 
 
+def fetching(step: StepTime, fetch_s: Floats) -> StepTime:
+    """Step that also waits for a link.
+
+    Parameters
+    ----------
+    step : StepTime
+        The step.
+    fetch_s : float or array
+        Time on the link, over the plans [s].
+
+    Returns
+    -------
+    StepTime
+        The step with that time on the network, resting on the datasheet.
+    """
+    columns = {name: step.over_plans(name).ravel() for name in step.columns}
+    more = np.broadcast_to(as_floats(fetch_s), step.where.shape).ravel()
+    longer = ("seconds", "upper_s", "network_s", "links_s", "datasheet")
+    columns |= {name: columns[name] + more for name in longer}
+    columns["bound"] = np.argmax(np.stack([columns[f"{name}_s"] for name in RESOURCES]), axis=0).astype(np.float64)
+    return StepTime(columns, np.arange(more.size).reshape(step.where.shape), step.lines, step.streams)
+
+
 def launched_ahead(step: StepTime) -> StepTime:
     """Step whose kernels are launched while its earlier ones run: of the host time, what exceeds the device's is seen.
 

@@ -200,6 +200,8 @@ def rank_separate(
         raise PlanError("a limit for 99 % of requests needs Poisson arrivals: a closed loop has no distribution")
     if workload.host_hit:
         raise PlanError("a cache in host memory is predicted for common workers only")
+    if workload.host_experts:
+        raise PlanError("experts in host memory are predicted for common workers only")
     chosen = {k: v for k, v in (chosen or {}).items() if k != "concurrency"}
     splits = worker_splits(model, decode.engine, gpus - 1, chosen)
     link = link or outermost(prefill)

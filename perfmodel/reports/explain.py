@@ -25,6 +25,9 @@ from perfmodel.parallel.grid import PlanGrid
 from perfmodel.ranking.limits import plan_name
 from perfmodel.units import format_size, format_time
 
+FETCHING = ("missed_experts", "offloaded_experts")
+"""Formulas of experts in host memory."""
+
 
 def derivation(
     model: ModelSpec,
@@ -84,7 +87,7 @@ def derivation(
         "prefill": f"prefill of one prompt of {workload.isl:,.0f} tokens{_reused(workload)}",
     }
     for phase in phases:
-        lines += [*_tree(titles[phase], getattr(steps, phase)), ""]
+        lines += [*_tree(titles[phase], getattr(steps, phase), _scalar(getattr(steps, f"{phase}_experts_s"))), ""]
     if row["feasible"]:
         engine = target.engine
         decode_s = decode_token_s(model, flat, workload, steps)
@@ -117,7 +120,8 @@ def derivation(
     lines += _memory(row, target)
     lines += ["", "formulas"]
     shown = (line for phase in phases for line in getattr(steps, phase).lines if _scalar(line.time.seconds) > 0)
-    used = sorted({name for line in shown for name in line.time.formulas()})
+    fetched = FETCHING if workload.host_experts else ()
+    used = sorted({*fetched, *(name for line in shown for name in line.time.formulas())})
     lines += [f"  {name}: {get_formula(name).source}" for name in used]
     return "\n".join(lines)
 
@@ -139,7 +143,7 @@ def _arriving(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _tree(title: str, step: StepTime) -> list[str]:
+def _tree(title: str, step: StepTime, fetch_s: float) -> list[str]:
     total = float(np.ravel(step.seconds)[0])
     rows: list[tuple[str, str, float, str]] = [("", title, total, "")]
     for heading, spent, members in _groups(step):
@@ -150,6 +154,8 @@ def _tree(title: str, step: StepTime) -> list[str]:
             rows.append(
                 (branch, f"{line.operator.name:33s} {_sizes(line.operator)}", _scalar(line.time.seconds), _why(line))
             )
+    if fetch_s:
+        rows.append(("├─ ", "experts fetched from host memory", fetch_s, f"network  {', '.join(FETCHING)}"))
     host = _scalar(step.parts[RESOURCES.index("host")])
     rest = total - host - sum(row[2] for row in rows if row[0] == "├─ ")
     rest = rest if abs(rest) > 1e-9 * total else 0.0  # what is left of the sum's rounding is nothing

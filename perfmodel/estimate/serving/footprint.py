@@ -9,6 +9,7 @@ from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.formats import get_format
 from perfmodel.estimate.arrangement import block_bytes
 from perfmodel.estimate.compiled import shard_of
+from perfmodel.estimate.serving.host_experts import hosted_bytes, staging_bytes
 from perfmodel.estimate.target import Target
 from perfmodel.layers.base import Shard
 from perfmodel.layers.precision import Precision
@@ -34,7 +35,7 @@ class Footprint:
     activations : float or array
         Working memory of a prefill step [B].
     buffers : float or array
-        Communication buffers [B].
+        Communication buffers, and room for experts that are fetched from the host [B].
     framework : float or array
         Runtime context, libraries and captured graphs [B].
     capacity : float or array
@@ -99,6 +100,7 @@ def serving_footprint(
     context: Floats,
     requests: Floats,
     step_tokens: Floats,
+    host_experts: float = 0.0,
 ) -> Footprint:
     r"""Memory of the fullest device of a serving replica.
 
@@ -121,6 +123,8 @@ def serving_footprint(
         Requests in flight on one attention-data-parallel rank.
     step_tokens : float or array
         Tokens of the largest prefill step on one rank.
+    host_experts : float
+        Share of the routed experts that lie in host memory [1].
 
     Returns
     -------
@@ -136,7 +140,14 @@ def serving_footprint(
     head = np.where(split.pp > 1, model.head_bytes(shard, precision, separate=True), model.head_bytes(shard, precision))
     table = model.embedding_bytes(shard, precision)
     weights = _fullest_stage(
-        model, [block_bytes(b, shard, precision, target.engine) for b in blocks], table, head, split.pp
+        model,
+        [
+            block_bytes(block, shard, precision, target.engine) - hosted_bytes(block, shard, precision, host_experts)
+            for block in blocks
+        ],
+        table,
+        head,
+        split.pp,
     )
     held = [b.cache_bytes(found.columns["context"], shard, precision) for b in blocks]
     rows = found.columns["step_tokens"] / split.cp
@@ -144,6 +155,9 @@ def serving_footprint(
     residual = _RESIDUAL_COPIES * rows * model.hidden * width
     wide = rows * _widest(model, shard) * width
     buffers = np.where(split.devices > 1, 2.0 * rows * model.hidden * width, 0.0)
+    if host_experts:
+        staged = [staging_bytes(block, shard, precision, host_experts) for block in blocks]
+        buffers = buffers + np.max(np.broadcast_arrays(*staged), axis=0)
 
     def spread(value: Floats) -> Floats:
         return np.broadcast_to(value, (found.rows,))[found.where]

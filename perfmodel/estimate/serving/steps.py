@@ -6,15 +6,17 @@ import numpy as np
 import numpy.typing as npt
 
 from perfmodel.arrays import Floats, as_floats
+from perfmodel.errors import PlanError
 from perfmodel.estimate.serving.drafting import drafting_factor
 from perfmodel.estimate.serving.footprint import Footprint, serving_footprint
+from perfmodel.estimate.serving.host_experts import expert_fetch
 from perfmodel.estimate.serving.host_link import host_fetch
 from perfmodel.estimate.serving.mixed_steps import added_s, decoding_requests, pieces_of
 from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.split_steps import split_steps
 from perfmodel.estimate.step import host_time, step_times
 from perfmodel.estimate.target import Target
-from perfmodel.estimate.timed_step import StepTime, hosted
+from perfmodel.estimate.timed_step import StepTime, fetching, hosted
 from perfmodel.hardware.engine import Engine
 from perfmodel.layers.base import Step
 from perfmodel.layers.precision import Precision
@@ -50,6 +52,8 @@ class ServingSteps:
         Time for which a prompt's cache from host memory occupies the host link [s].
     fetched_s : float or array
         Part of it that computing the rest of the prompt does not hide [s].
+    decode_experts_s, prefill_experts_s : float or array
+        Part of either step in which it waits for experts from host memory [s].
     drafting : float or array
         Time of a decode step and of drafting for the next one, over the time of the step [1].
     """
@@ -63,6 +67,8 @@ class ServingSteps:
     together: Floats = 1.0
     fetch_s: Floats = 0.0
     fetched_s: Floats = 0.0
+    decode_experts_s: Floats = 0.0
+    prefill_experts_s: Floats = 0.0
     drafting: Floats = 1.0
 
     @property
@@ -103,6 +109,11 @@ def serving_steps(
     -------
     ServingSteps
         Decode, prefill and memory.
+
+    Raises
+    ------
+    PlanError
+        If experts lie in host memory and prompts share steps with running requests.
     """
     isl = as_floats(workload.isl)
     fresh = as_floats(workload.new_tokens)
@@ -125,6 +136,16 @@ def serving_steps(
     decode, alone, shared, *parts = (split_steps if target.engine.split != "none" else step_times)(
         model, target, [(grid, step) for step in wanted], precision, keep_lines=keep_lines
     )
+    waits: list[Floats] = [0.0, 0.0, 0.0]
+    if workload.host_experts:
+        if mixed:
+            raise PlanError("experts in host memory are predicted for prompts with steps of their own (prefill-first)")
+        # Which experts a prompt needs is known, nearly all of them, so they come while it is computed.
+        waits = [
+            expert_fetch(model, target, grid, workload, precision, step, hiding_s=0.0 if step.decode else timed.seconds)
+            for step, timed in zip(wanted, (decode, alone, shared), strict=True)
+        ]
+        decode, alone, shared = map(fetching, (decode, alone, shared), waits)
     if mixed:
         added = added_s(model, target, pieces, dense=parts[0], attention=parts[1], decode=decode)
         found = ServingSteps(decode, alone, added, added / pieces.steps, footprint, pieces.steps, pieces.together)
@@ -132,7 +153,8 @@ def serving_steps(
         # What a prompt waits for its launches, the steps of others fill.
         marginal_s = (shared.seconds - shared.over_plans("host_s")) / together
         found = ServingSteps(decode, alone, marginal_s, shared.seconds, footprint)
-    found = replace(found, drafting=drafting_factor(model, target, grid, workload, wanted[0], precision))
+    drafting = drafting_factor(model, target, grid, workload, wanted[0], precision)
+    found = replace(found, drafting=drafting, decode_experts_s=waits[0], prefill_experts_s=waits[1])
     if not workload.host_hit:
         return found
     fetch_s, seen = host_fetch(model, target, grid, workload, precision, found.prompt_s)
@@ -202,6 +224,7 @@ def workload_footprint(
         context=workload.stored_tokens + target.engine.reserved_output * as_floats(workload.osl),
         requests=np.ceil(grid.concurrency / grid.dp),
         step_tokens=np.minimum(as_floats(workload.new_tokens), target.engine.step_tokens),
+        host_experts=workload.host_experts,
     )
 
 

@@ -37,6 +37,11 @@ class Workload:
         Share of the input tokens that belong to a prefix which a group of requests has in common [1].
     sharers : float
         Requests of such a group; their prefix is computed and stored once.
+    host_experts : float
+        Share of the routed experts whose weights lie in host memory and are fetched when a token picks them [1].
+    expert_hit : float, optional
+        Share of the picks whose expert is on the device, or was fetched ahead by a prediction; by default that of a
+        fixed cache of the busiest experts, at the engine's expert skew and even loads where it has none [1].
     draft_tokens : int
         Tokens that are drafted per decode step and verified together; 0 for plain decoding.
     acceptance : float
@@ -55,6 +60,8 @@ class Workload:
     host_hit: float = 0.0
     shared_prefix: float = 0.0
     sharers: float = 1.0
+    host_experts: float = 0.0
+    expert_hit: float | None = None
     draft_tokens: int = 0
     acceptance: float = 0.7
     draft_cost: float | None = None
@@ -75,7 +82,7 @@ class Workload:
             raise PlanError("Poisson arrivals need an osl of at least 2: nothing decodes with 1")
         if not 1 <= self.sharers < np.inf:
             raise PlanError(f"sharers must be at least 1, not {self.sharers:g}")
-        shares = ("prefix_hit", "host_hit", "shared_prefix", "acceptance")
+        shares = ("prefix_hit", "host_hit", "shared_prefix", "acceptance", "host_experts", "expert_hit")
         for name, top in (*((each, 1.0) for each in shares), ("draft_cost", np.inf), ("draft_tokens", 16.0)):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= top:
