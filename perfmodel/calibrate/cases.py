@@ -1,7 +1,7 @@
 """Case files: tables of measured or wanted cases, read whole or refused with the file, the column and the row."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -106,33 +106,3 @@ def words(frame: pd.DataFrame, column: str, default: str = "") -> pd.Series:
     if column not in frame.columns:
         return pd.Series(default, index=frame.index, dtype=object)
     return frame[column].astype(object).where(frame[column].notna(), default).astype(str)
-
-
-def invalid_sizes(sizes: Mapping[str, np.ndarray], rows: int) -> tuple[np.ndarray, list[str]]:
-    """Find cases whose sizes are no positive finite numbers.
-
-    Parameters
-    ----------
-    sizes : mapping
-        Column -> one value per case.
-    rows : int
-        Number of cases.
-
-    Returns
-    -------
-    tuple
-        Mask of the bad cases, and one reason per case (empty where good).
-
-    Examples
-    --------
-    >>> invalid_sizes({"m": np.array([4.0, -1.0])}, 2)[1]
-    ['', 'm is -1, and must be a positive number']
-    """
-    bad = np.zeros(rows, dtype=bool)
-    reasons = [""] * rows
-    for name, values in sizes.items():
-        wrong = ~(np.isfinite(values) & (values > 0))
-        for i in np.flatnonzero(wrong & ~bad):
-            reasons[i] = f"{name} is {values[i]:g}, and must be a positive number"
-        bad |= wrong
-    return bad, reasons

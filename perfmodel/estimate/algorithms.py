@@ -204,11 +204,6 @@ def _reductions(kind: str, size: Floats, links: Links, target: Target, tiers: _T
     return found
 
 
-def _beyond(tiers: _Tiers, domain: int) -> tuple[Floats, ...]:
-    """Levels of a group with everything inside its scale-up domains done."""
-    return tuple(as_floats(1.0) if tier <= domain else parts for tier, parts in enumerate(tiers.levels))
-
-
 def _reductions_around(kind: str, size: Floats, links: Links, target: Target, inside: _Inside) -> _Found:
     """What the library does over several domains, and one collective inside each domain around one between them.
 
