@@ -20,18 +20,28 @@ def operators(
     held_out: Annotated[
         bool, typer.Option("--held-out", help="Refit without each third of the shapes, and score that third.")
     ] = False,
+    leave_out: Annotated[
+        str, typer.Option(help="`hardware`: each device predicted by a fit to the file's other devices.")
+    ] = "",
     format: Annotated[Format, typer.Option(help="How to write the result.")] = Format.table,
     output: options.Output = None,
     profiles: options.Profiles = None,
 ) -> None:
     """Errors of operator times by operator, device, engine and format, the plain roofline's beside them."""
     from perfmodel.calibrate.cases import read_cases
+    from perfmodel.errors import PlanError
     from perfmodel.validate.heldout import predict_held_out
     from perfmodel.validate.operators import predict_operators
+    from perfmodel.validate.other_devices import predict_from_others
     from perfmodel.validate.scores import bucket, error_table
 
+    if leave_out not in ("", "hardware"):
+        raise PlanError(f"--leave-out: hardware, not {leave_out!r}")
+    if leave_out and held_out:
+        raise PlanError("--leave-out hardware refits without a device, --held-out without shapes: give one of them")
     frame = read_cases(cases, ("id", "op", "hardware", "measured_s"))
-    predicted = predict_held_out(frame, profiles) if held_out else predict_operators(frame, profiles)
+    predict = predict_from_others if leave_out else predict_held_out if held_out else predict_operators
+    predicted = predict(frame, profiles)
     scored = frame.assign(
         time_s=predicted["time_s"], roofline=predicted["roofline_s"], bucket=bucket(frame["measured_s"])
     )

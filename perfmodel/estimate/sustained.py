@@ -1,4 +1,4 @@
-"""Default efficiencies of a device whose kernels nobody has calibrated, from the rates that it was seen to reach."""
+"""Default efficiencies of a device whose kernels nobody has calibrated, from its power and what it reached."""
 
 from dataclasses import replace
 
@@ -23,6 +23,9 @@ LARGE = {"tokens": 16384.0, "out_features": 16384.0, "in_features": 8192.0}
 def at_sustained_rates(table: KernelTable, device: Device) -> KernelTable:
     r"""Scale defaults that other devices gave so that a large matrix product reaches the rate measured on this one.
 
+    Without a measured rate, defaults that know the energy of an operation keep within the power limit of the board:
+    :math:`e' = \min(e,\ W / (\varepsilon P))`.
+
     .. math:: e' = \min\left(1,\ e\,\frac{R_{\text{measured}}}{R_{\text{default}}}\right), \quad
        f' = \min\left(f,\ \frac{B_{\text{measured}}}{B}\right)
 
@@ -39,7 +42,8 @@ def at_sustained_rates(table: KernelTable, device: Device) -> KernelTable:
     Returns
     -------
     KernelTable
-        The same table where there are none; else with scaled defaults. Calibrations of the device are never touched.
+        The same table where there is nothing to scale by; else with scaled defaults. Calibrations of the device are
+        never touched.
 
     Examples
     --------
@@ -52,11 +56,22 @@ def at_sustained_rates(table: KernelTable, device: Device) -> KernelTable:
     >>> round(efficiency[1] / efficiency[0], 2)
     0.7
     """
+    if device.power_w and any(row.flop_energy_j for row in table.defaults):
+        table = replace(table, defaults=tuple(_within_power(row, device, device.power_w) for row in table.defaults))
     if not device.sustained_flops and not device.sustained_bandwidth:
         return table
     ratios = {name: _ratio(table, device, name) for name in device.sustained_flops}
     share = device.sustained_bandwidth / device.memory_bandwidth if device.sustained_bandwidth else 1.0
     return replace(table, defaults=tuple(_scaled(row, ratios, share) for row in table.defaults))
+
+
+def _within_power(row: KernelCalibration, device: Device, power_w: float) -> KernelCalibration:
+    peak = device.peak_flops.get(get_format(row.format).peak) if row.flop_energy_j else None
+    if peak is None:
+        return row
+    most = power_w / (row.flop_energy_j * peak)
+    changed = {name: min(value, most) for name, value in row.coefficients.items() if name in MATRIX}
+    return replace(row, coefficients={**row.coefficients, **changed})
 
 
 def _ratio(table: KernelTable, device: Device, peak: str) -> float:

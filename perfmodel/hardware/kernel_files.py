@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from perfmodel.hardware.kernels import Basis, KernelCalibration, KernelTable
+from perfmodel.hardware.kernels import RELATIVES, Basis, KernelCalibration, KernelTable
 from perfmodel.hardware.named_files import read_schema
 from perfmodel.hardware.places import profile_directories
 
@@ -41,6 +41,7 @@ class _Kernel(BaseModel):
     basis: Literal["default"] | None = None  # of a device's kernel: figures of another one stand in
     attributes: dict[str, Any] = Field(default_factory=dict)
     coefficients: dict[str, float]
+    flop_energy_j: float = Field(default=0.0, ge=0, allow_inf_nan=False)  # of defaults
     provenance: _Provenance
 
 
@@ -91,6 +92,7 @@ def read_calibrations(path: Path, basis: Basis = "measured") -> tuple[KernelCali
             provenance=k.provenance.model_dump(exclude_none=True),
             place=f"{path}: kernel.{n}",
             architecture=(parsed.architecture or path.stem) if basis == "default" else "",
+            flop_energy_j=k.flop_energy_j,
         )
         for n, k in enumerate(parsed.kernel)
     )
@@ -138,7 +140,7 @@ def read_kernel_table(root: Path, device: str, architecture: str) -> KernelTable
     measured = [row for path in sorted((folder / device).glob("*.toml")) for row in read_calibrations(path)]
     defaults = [
         row
-        for name in (architecture, "generic")
+        for name in (architecture, *RELATIVES.get(architecture, ()), "generic")
         if (folder / "defaults" / f"{name}.toml").is_file()
         for row in read_calibrations(folder / "defaults" / f"{name}.toml", "default")
     ]

@@ -29,6 +29,16 @@ NEAR_FORMATS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+RELATIVES: Mapping[str, tuple[str, ...]] = {
+    "ada": ("blackwell-pcie",),
+    "blackwell-pcie": ("ada",),
+}
+"""Architectures that stand in for each other, nearest first.
+
+These two multiply one warp at a time (mma.sync), keep a large cache before GDDR memory, and sit on boards whose power
+limits the matrix rate."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class KernelCalibration:
     """Coefficients of one registered formula, fitted to one kernel family.
@@ -61,6 +71,9 @@ class KernelCalibration:
         File and entry it was read from, for messages.
     architecture : str
         Architecture whose default it is, `generic` where it stands for every one; empty for a device's own.
+    flop_energy_j : float
+        Of defaults: energy per operation at the board's power limit, which caps the matrix rate of a device that has
+        less power for its peak than those that were measured; zero where it is not known [J].
     """
 
     operator: str
@@ -77,6 +90,7 @@ class KernelCalibration:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     place: str = ""
     architecture: str = ""
+    flop_energy_j: float = 0.0
 
     def owner(self, device: str) -> str:
         """Say whose coefficients these are.

@@ -123,6 +123,18 @@ def test_scores_of_serving_are_those_of_the_files():
     assert "### Scores" not in accuracy_page(FILES, RULE_SET | {"serving": []}, {})
 
 
+def test_scores_without_a_device_are_those_of_the_file_and_within_their_targets():
+    text = accuracy_page(FILES, RULE_SET, {}).partition("### Defaults")[2].partition("## Serving")[0]
+    for each in RULE_SET["other_devices"]:
+        with (SCORES / each["scores"]).open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) > 2
+        for row in rows:
+            assert f"| {row['group']} | {float(row['cases']):,.0f} | {float(row['mape']):.1f} |" in text
+            loose = row["group"] in ("a100-sxm", "l40s", "rtx-pro-6000")
+            assert float(row["mape"]) <= (20.0 if loose else 11.0)
+
+
 def test_the_page_is_written_once(tmp_path):
     write_accuracy(tmp_path)
     before = (tmp_path / "accuracy.md").stat().st_mtime_ns

@@ -74,3 +74,27 @@ def test_a_rate_above_the_peak_is_refused(tmp_path: Path, old: str, new: str, me
     path.write_text(text.replace(old, new), encoding="utf-8")
     with pytest.raises(ProfileError, match=message):
         read_profile(path)
+
+
+def test_a_board_with_little_power_for_its_peak_does_not_reach_the_rate_of_one_with_more():
+    shares = {}
+    for name in ("l4", "l40s", "rtx-4090"):
+        device = load_device(name)
+        given = next(row for row in load_kernels(name, "ada").defaults if row.flop_energy_j)
+        scaled = next(
+            row for row in at_sustained_rates(load_kernels(name, "ada"), device).defaults if row.flop_energy_j
+        )
+        check_kernel(scaled)
+        shares[name] = scaled.coefficients["compute_efficiency"]
+        assert shares[name] <= given.coefficients["compute_efficiency"]
+        assert shares[name] * device.peak_flops["bf16"] * given.flop_energy_j <= device.power_w * (1 + 1e-9)
+        assert scaled.coefficients["memory_efficiency"] == given.coefficients["memory_efficiency"]
+    assert shares["l4"] < 0.5 < shares["l40s"] < 0.75 < 0.9 < shares["rtx-4090"]
+    without = at_sustained_rates(load_kernels("l4", "ada"), replace(load_device("l4"), power_w=None))
+    assert without.defaults == load_kernels("l4", "ada").defaults
+
+
+def test_relatives_stand_in_before_what_serves_every_architecture():
+    found = [row.architecture for row in load_kernels("rtx-4090", "ada").defaults]
+    order = list(dict.fromkeys(found))
+    assert order == ["ada", "blackwell-pcie", "generic"]
