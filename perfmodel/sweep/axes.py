@@ -68,6 +68,8 @@ SERVING: Mapping[str, Axis] = {
     "host_hit": Axis("fraction"),
     "shared_prefix": Axis("fraction"),
     "sharers": Axis("number"),
+    "host_experts": Axis("fraction"),
+    "expert_hit": Axis("fraction"),
     "draft_tokens": Axis("integer"),
     "acceptance": Axis("fraction"),
     "draft_cost": Axis("number"),

@@ -14,7 +14,7 @@ from perfmodel.sweep.columns import PLAN_COLUMNS
 from perfmodel.sweep.inputs import SOFTWARE, digest_of, forget, model_of, names_of, target_of
 from perfmodel.sweep.study import Point
 
-_REUSE = ("prefix_hit", "host_hit", "shared_prefix", "sharers")
+_REUSE = ("prefix_hit", "host_hit", "shared_prefix", "sharers", "host_experts", "expert_hit")
 _LOAD = ("arrivals", *_REUSE, "draft_tokens", "acceptance", "draft_cost", "waves")
 
 watcher: Callable[[int | None], None] | None = None
