@@ -31,7 +31,7 @@ def some_plans(model, seed, number):
     return pm.plans(**knobs, concurrency=np.ceil(np.exp(random.uniform(0.0, 8.0, number))))
 
 
-@pytest.mark.parametrize("target", TARGETS.values(), ids=str)
+@pytest.mark.parametrize("target", TARGETS.values(), ids=[" on ".join(reversed(names)) for names in TARGETS])
 @given(name=st.sampled_from(MODELS), seed=st.integers(0, 2**32))
 def test_a_plan_in_a_grid_is_exactly_the_plan_alone(target, name, seed):
     model = pm.load_model(name)
