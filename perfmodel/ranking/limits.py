@@ -1,4 +1,4 @@
-"""Limits: what a serving plan must deliver, and the short name of a plan."""
+"""Limits: what a serving plan must deliver, as rules, and the short name of a plan."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,6 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from perfmodel.errors import PlanError
+from perfmodel.estimate.result import Estimate
+from perfmodel.estimate.serving.open_loop import SPARE_DEVIATIONS
+from perfmodel.parallel.rules import Rule
+from perfmodel.units import format_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,70 @@ class Limits:
             raise PlanError(f"rate must not be negative, not {self.rate:g}")
         if not np.isfinite(self.rate):
             raise PlanError(f"rate must be a number of requests per second, not {self.rate:g}")
+
+
+def limit_rules(estimate: Estimate, limits: Limits, gpus: int) -> tuple[Rule, ...]:
+    """Rules of cache, latency and rate; NaN of a plan that is already infeasible breaks none of them.
+
+    Requests that find no room in the cache wait, which a ranking never chooses: fewer requests do as much.
+
+    Parameters
+    ----------
+    estimate : Estimate
+        Plans of one deployment.
+    limits : Limits
+        What was asked for.
+    gpus : int
+        Devices of the deployment.
+
+    Returns
+    -------
+    tuple of Rule
+        In the order in which they are applied, the least rate last.
+    """
+    ttft, tpot = estimate["ttft_s"], estimate["tpot_s"]
+    replicas = gpus / np.broadcast_to(estimate.grid.devices, estimate.grid.shape).ravel()
+    rate = estimate["requests_per_s"] * replicas
+    shape = estimate.grid.shape
+    concurrency = np.broadcast_to(estimate.grid.concurrency, shape).ravel()
+    if "in_flight" in estimate.columns:
+        # A Poisson number of requests swings about its mean; the cache holds them 99 % of the time.
+        concurrency = np.ceil(concurrency + SPARE_DEVIATIONS * np.sqrt(concurrency))
+    late = estimate["ttft_p99_s"] if np.isfinite(limits.ttft_p99_s) else np.zeros(len(estimate))
+    room = estimate["capacity_requests"]
+    return (
+        Rule(
+            "KV cache exceeds memory",
+            (concurrency > room).reshape(shape),
+            lambda i: f"the KV cache of {concurrency[i]:.0f} requests exceeds memory, which holds {room[i]:.0f}",
+        ),
+        Rule(
+            "prompts come faster than they are worked off",
+            np.isinf(ttft).reshape(shape),
+            lambda _: "prompts come faster than they are worked off",
+        ),
+        Rule("no arrivals", np.equal(rate, 0).reshape(shape), lambda _: "a request that sees no other has no rate"),
+        Rule(
+            f"TPOT above {format_time(limits.tpot_s)}" if np.isfinite(limits.tpot_s) else "TPOT",
+            (tpot > limits.tpot_s).reshape(shape),
+            lambda i: f"TPOT {format_time(float(tpot[i]))} is above {format_time(limits.tpot_s)}",
+        ),
+        Rule(
+            f"TTFT above {format_time(limits.ttft_s)}" if np.isfinite(limits.ttft_s) else "TTFT",
+            (ttft > limits.ttft_s).reshape(shape),
+            lambda i: f"TTFT {format_time(float(ttft[i]))} is above {format_time(limits.ttft_s)}",
+        ),
+        Rule(
+            f"TTFT of 99% above {format_time(limits.ttft_p99_s)}" if np.isfinite(limits.ttft_p99_s) else "TTFT of 99%",
+            (late > limits.ttft_p99_s).reshape(shape),
+            lambda i: f"99% see a TTFT of up to {format_time(float(late[i]))}, above {format_time(limits.ttft_p99_s)}",
+        ),
+        Rule(
+            f"fewer than {limits.rate:g} requests/s",
+            (rate < limits.rate).reshape(shape),
+            lambda i: f"{rate[i]:.3g} requests/s are fewer than {limits.rate:g}",
+        ),
+    )
 
 
 def plan_name(row: Mapping[str, object]) -> str:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from perfmodel.costs.economy import token_price
 from perfmodel.errors import NothingFeasibleError, PlanError
-from perfmodel.estimate.result import Estimate
+from perfmodel.estimate.result import Estimate, join_columns
 from perfmodel.estimate.serving.open_loop import SPARE_DEVIATIONS
 from perfmodel.estimate.serving.predict import predict_serving
 from perfmodel.estimate.serving.rules import expert_places
@@ -20,14 +20,14 @@ from perfmodel.estimate.target import Target
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import KNOBS, PlanGrid, concurrency_ladder, plans, serving_splits
-from perfmodel.parallel.rules import Rule
+from perfmodel.parallel.rules import joined
 from perfmodel.ranking.collectives import collectives_of
-from perfmodel.ranking.limits import Limits
+from perfmodel.ranking.concurrencies import between_steps
+from perfmodel.ranking.limits import Limits, limit_rules
 from perfmodel.ranking.nearest import nearest_miss
 from perfmodel.ranking.pareto import pareto_front
 from perfmodel.ranking.separate_pools import MOST_REQUESTS
 from perfmodel.ranking.ties import fewer_stages_first
-from perfmodel.units import format_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,8 @@ def rank_serving(
 ) -> Ranking:
     """Rank every split of a number of devices by output tokens per second and device.
 
-    Each split is taken at the concurrency that gives it the highest rate within the limits. Where rates are within
+    Each split is taken at the concurrency that gives it the highest rate within the limits: the best of a ladder of
+    concurrencies, and then of those between its neighbours (`between_steps`). Where rates are within
     2 % of each other, fewer pipeline stages come first. Ties go to the smaller tp, pp, dp, ep and concurrency, so the
     order does not depend on how the plans were enumerated.
 
@@ -198,6 +199,8 @@ def rank_serving(
         raise PlanError(
             f"{target.system.id} connects at most {target.system.max_devices} devices, and {gpus} are wanted"
         )
+    if np.isfinite(limits.ttft_p99_s) and workload.arrivals != "poisson":
+        raise PlanError("a limit for 99 % of requests needs Poisson arrivals: a closed loop has no distribution")
     concurrency = held.pop("concurrency", None)
     if concurrency is not None and concurrency < 1:
         raise PlanError(f"concurrency must be a whole number of at least 1, not {concurrency}")
@@ -209,22 +212,34 @@ def rank_serving(
         experts=max(expert_places(sizes.get("experts", 0), target.engine)),
         chosen=held,
     )
-    ladder = (
-        np.array([float(concurrency)])
-        if concurrency is not None
-        else concurrency_ladder(_largest_concurrency(model, target, splits, workload, precision))
-    )
-    grid = plans(
-        **{name: getattr(splits, name)[..., None] for name in KNOBS if name != "concurrency"}, concurrency=ladder
-    )
-    estimate = predict_serving(model, target, grid, workload, precision)
+
+    def estimated(some: PlanGrid, concurrencies: npt.NDArray[np.float64]) -> Estimate:
+        knobs = {name: value[..., None] for name, value in some.knobs() if name != "concurrency"}
+        found = predict_serving(model, target, plans(**knobs, concurrency=concurrencies), workload, precision)
+        return replace(found, verdicts=found.verdicts.and_then(found.grid.shape, limit_rules(found, limits, gpus)))
+
+    if concurrency is not None:
+        estimate, split = estimated(splits, np.array([float(concurrency)])), np.arange(splits.size)
+    else:
+        ladder = concurrency_ladder(_largest_concurrency(model, target, splits, workload, precision))
+        estimate = estimated(splits, ladder)
+        scores = _scores(estimate)
+        best = between_steps(
+            lambda some, tried: _scores(estimated(splits.take(some), tried)),
+            ladder,
+            scores,
+            # Ranks share requests evenly, so what is no multiple of them waits for the fullest.
+            splits.dp if workload.arrivals == "closed" else 1.0,
+        )
+        better = np.flatnonzero(best != ladder[scores.argmax(axis=1)])
+        split = np.concatenate([np.repeat(np.arange(splits.size), len(ladder)), better])
+        if better.size:
+            estimate = _joined(estimate, estimated(splits.take(better), best[better, None]))
     if workload.arrivals == "poisson":
-        estimate = replace(estimate, columns=estimate.columns.plus(utilisation=_utilisation(estimate)))
-    elif np.isfinite(limits.ttft_p99_s):
-        raise PlanError("a limit for 99 % of requests needs Poisson arrivals: a closed loop has no distribution")
-    limited = estimate.verdicts.and_then(grid.shape, _limit_rules(estimate, limits, gpus))
-    estimate = replace(estimate, verdicts=limited)
-    order = _best_of_each_split(estimate, splits.size)
+        # Of a single concurrency nothing is known of the largest rate.
+        used = _utilisation(estimate, split) if concurrency is None else np.full(len(estimate), np.nan)
+        estimate = replace(estimate, columns=estimate.columns.plus(utilisation=used))
+    order = _best_of_each_split(estimate, split)
     if not len(order):
         raise NothingFeasibleError(nearest_miss(model, target, gpus, workload, precision, limits, estimate))
     return Ranking(
@@ -232,10 +247,10 @@ def rank_serving(
         order,
         gpus,
         limits,
-        grid.size,
+        len(estimate),
         time.perf_counter() - start,
         estimate.verdicts.counts(),
-        collectives_of(model, target, grid, workload, precision),
+        collectives_of(model, target, estimate.grid, workload, precision),
         price,
     )
 
@@ -250,76 +265,43 @@ def _largest_concurrency(
     return int(np.clip(finite.max() if finite.size else 1.0, 1.0, MOST_REQUESTS))
 
 
-def _utilisation(estimate: Estimate) -> npt.NDArray[np.float64]:
-    """Rate of each plan over the largest that its split sustains at any concurrency that the cache holds."""
-    shape = estimate.grid.shape
-    if shape[-1] == 1:
-        return np.full(len(estimate), np.nan)  # one concurrency was asked for, so nothing is known of the largest
-    concurrency = np.broadcast_to(estimate.grid.concurrency, shape)
-    held = concurrency + SPARE_DEVIATIONS * np.sqrt(concurrency) <= estimate["capacity_requests"].reshape(shape)
-    rate = estimate["requests_per_s"].reshape(shape)
-    most = np.max(np.where(held & np.isfinite(rate), rate, 0.0), axis=-1, keepdims=True)
-    return np.asarray(np.where(most > 0, rate / np.where(most > 0, most, 1.0), np.nan).ravel())
-
-
-def _limit_rules(estimate: Estimate, limits: Limits, gpus: int) -> tuple[Rule, ...]:
-    """Rules of cache, latency and rate; NaN of a plan that is already infeasible breaks none of them.
-
-    Requests that find no room in the cache wait, which a ranking never chooses: fewer requests do as much.
-    """
-    ttft, tpot = estimate["ttft_s"], estimate["tpot_s"]
-    replicas = gpus / np.broadcast_to(estimate.grid.devices, estimate.grid.shape).ravel()
-    rate = estimate["requests_per_s"] * replicas
-    shape = estimate.grid.shape
-    concurrency = np.broadcast_to(estimate.grid.concurrency, shape).ravel()
-    if "in_flight" in estimate.columns:
-        # A Poisson number of requests swings about its mean; the cache holds them 99 % of the time.
-        concurrency = np.ceil(concurrency + SPARE_DEVIATIONS * np.sqrt(concurrency))
-    late = estimate["ttft_p99_s"] if np.isfinite(limits.ttft_p99_s) else np.zeros(len(estimate))
-    room = estimate["capacity_requests"]
-    return (
-        Rule(
-            "KV cache exceeds memory",
-            (concurrency > room).reshape(shape),
-            lambda i: f"the KV cache of {concurrency[i]:.0f} requests exceeds memory, which holds {room[i]:.0f}",
-        ),
-        Rule(
-            "prompts come faster than they are worked off",
-            np.isinf(ttft).reshape(shape),
-            lambda _: "prompts come faster than they are worked off",
-        ),
-        Rule("no arrivals", np.equal(rate, 0).reshape(shape), lambda _: "a request that sees no other has no rate"),
-        Rule(
-            f"TPOT above {format_time(limits.tpot_s)}" if np.isfinite(limits.tpot_s) else "TPOT",
-            (tpot > limits.tpot_s).reshape(shape),
-            lambda i: f"TPOT {format_time(float(tpot[i]))} is above {format_time(limits.tpot_s)}",
-        ),
-        Rule(
-            f"TTFT above {format_time(limits.ttft_s)}" if np.isfinite(limits.ttft_s) else "TTFT",
-            (ttft > limits.ttft_s).reshape(shape),
-            lambda i: f"TTFT {format_time(float(ttft[i]))} is above {format_time(limits.ttft_s)}",
-        ),
-        Rule(
-            f"TTFT of 99% above {format_time(limits.ttft_p99_s)}" if np.isfinite(limits.ttft_p99_s) else "TTFT of 99%",
-            (late > limits.ttft_p99_s).reshape(shape),
-            lambda i: f"99% see a TTFT of up to {format_time(float(late[i]))}, above {format_time(limits.ttft_p99_s)}",
-        ),
-        Rule(
-            f"fewer than {limits.rate:g} requests/s",
-            (rate < limits.rate).reshape(shape),
-            lambda i: f"{rate[i]:.3g} requests/s are fewer than {limits.rate:g}",
-        ),
+def _joined(first: Estimate, second: Estimate) -> Estimate:
+    """Estimates of one request one after the other."""
+    both = (first, second)
+    return Estimate(
+        plans(**{name: np.concatenate([each.grid.column(name) for each in both]) for name in KNOBS}),
+        join_columns([each.columns for each in both]),
+        joined([each.verdicts for each in both]),
+        first.context,
     )
 
 
-def _best_of_each_split(estimate: Estimate, splits: int) -> npt.NDArray[np.int64]:
-    """Position of the best feasible plan of each split (a row of the grid), best split first."""
-    rate = np.where(estimate.feasible, estimate["tokens_per_s_per_gpu"], -np.inf).reshape(splits, -1)
-    columns = rate.shape[1]
-    best = rate.argmax(axis=1)
-    positions = np.arange(splits) * columns + best
-    positions = positions[np.isfinite(rate[np.arange(splits), best])]
+def _scores(estimate: Estimate) -> npt.NDArray[np.float64]:
+    """Rate of each plan, -inf of what breaks a rule.
+
+    Too low a rate, the last of the rules, does not count: what is best may reach it.
+    """
+    kept = (estimate.verdicts.code == 0) | (estimate.verdicts.code == len(estimate.verdicts.rules))
+    return np.where(kept, estimate["tokens_per_s_per_gpu"], -np.inf).reshape(estimate.grid.shape)
+
+
+def _utilisation(estimate: Estimate, split: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Rate of each plan over the largest that its split sustains at any concurrency that the cache holds."""
+    concurrency, rate = estimate.grid.column("concurrency"), estimate["requests_per_s"]
+    held = concurrency + SPARE_DEVIATIONS * np.sqrt(concurrency) <= estimate["capacity_requests"]
+    most = np.zeros(int(split.max()) + 1)
+    np.maximum.at(most, split, np.where(held & np.isfinite(rate), rate, 0.0))
+    most = most[split]
+    return np.where(most > 0, rate / np.where(most > 0, most, 1.0), np.nan)
+
+
+def _best_of_each_split(estimate: Estimate, split: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Position of the best feasible plan of each split, best split first; `split` says which one a plan belongs to."""
+    found = np.flatnonzero(estimate.feasible)
+    rate, concurrency = estimate["tokens_per_s_per_gpu"], estimate.grid.column("concurrency")
+    found = found[np.lexsort((concurrency[found], -rate[found], split[found]))]
+    positions = found[np.unique(split[found], return_index=True)[1]]
     ties = [estimate.grid.column(name)[positions] for name in reversed(KNOBS)]
-    order = positions[np.lexsort((*ties, -estimate["tokens_per_s_per_gpu"][positions]))]
-    order = order[fewer_stages_first(estimate["tokens_per_s_per_gpu"][order], estimate.grid.column("pp")[order])]
+    order = positions[np.lexsort((*ties, -rate[positions]))]
+    order = order[fewer_stages_first(rate[order], estimate.grid.column("pp")[order])]
     return np.asarray(order, dtype=np.int64)

@@ -216,31 +216,7 @@ def _result(point: Point, question: Question, held: Mapping[str, Any]) -> tuple[
         row = ranking_of(point, question.profiles, **held).row(1)
     except (NothingFeasibleError, PlanError) as error:
         return math.nan, "", str(error)
-    if point.task == "serving" and not held and point.values.get("concurrency") is None:
-        row = _most_requests(point, question, row)
     return math.log(row[question.of]) if row[question.of] > 0 else math.nan, _NAMES[point.task](row), ""
-
-
-def _most_requests(point: Point, question: Question, row: dict[str, Any]) -> dict[str, Any]:
-    """Find the best concurrency of a split to the last request.
-
-    A ranking steps through concurrencies by tenths, and a limit that cuts in between would make steps of the growth.
-    """
-    split = {name: row[name] for name, axis in TASKS["serving"].items() if axis.knob}
-    low, high = row["concurrency"], 2 * row["concurrency"]
-    while high - low > 1:
-        # Ladder steps are a tenth, so the first guess is nearly always just above the limit.
-        middle = min(low + max(low // 8, 1), (low + high) // 2) if high == 2 * row["concurrency"] else (low + high) // 2
-        try:
-            found = ranking_of(point, question.profiles, **(split | {"concurrency": middle})).row(1)
-        except (NothingFeasibleError, PlanError):
-            high = middle
-            continue
-        if found["tokens_per_s_per_gpu"] > row["tokens_per_s_per_gpu"]:
-            low, row = middle, found
-        else:
-            high = middle
-    return row
 
 
 def _slopes(

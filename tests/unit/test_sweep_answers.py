@@ -254,7 +254,7 @@ def test_limits_do_not_make_steps_of_the_search_for_a_concurrency():
         sensitivity(Point(0, "serving", values), ["memory_bandwidth"], step=step).iloc[0]["reoptimised"]
         for step in (0.02, 0.04)
     ]
-    # The ladder of concurrencies has steps of a tenth, five times the smaller step of the bandwidth.
+    # A ladder of concurrencies with steps of a tenth would be five times as coarse as the bandwidth's smaller step.
     assert found[0] == pytest.approx(found[1], rel=0.3)
     assert 0.5 < found[0] < 3
 
