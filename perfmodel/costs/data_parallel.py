@@ -47,12 +47,15 @@ def zero_volume(nbytes: Floats, ranks: Floats, zero: Floats = 0.0) -> Floats:
 @formula(
     name="ring_over_nodes",
     quantity="time",
-    equation=r"t = t_0 + c\,\frac{n-1}{n}\,\frac{S}{\min(e\,g\,B_o,\; i\,B_i)}",
+    equation=r"t = t_0 + c\left(\left(\tfrac{n}{g}-1\right)l_o + \left(n-\tfrac{n}{g}\right)l_i\right)"
+    r" + c\,\frac{n-1}{n}\,\frac{S}{\min(e\,g\,B_o,\; i\,B_i)}",
     source="Patarasuk, Yuan 2009 (doi:10.1016/j.jpdc.2008.09.002): a ring whose g members per node drive g adapters",
     coefficients=(
         Coefficient("network_efficiency", "1", 0.85, 0.05, 1.0, "achieved part of the network bandwidth between nodes"),
         Coefficient("link_efficiency", "1", 0.75, 0.05, 1.0, "achieved part of the link bandwidth inside a node"),
         Coefficient("start_s", "s", 3e-5, 0.0, 1e-2, "start-up of one collective over several nodes"),
+        Coefficient("latency", "s", 0.0, 0.0, 1e-3, "latency of a step of the ring inside a node"),
+        Coefficient("network_latency", "s", 0.0, 0.0, 1e-3, "latency of a step of the ring to the next node"),
     ),
 )
 def ring_over_nodes(
@@ -66,10 +69,13 @@ def ring_over_nodes(
     network_efficiency: Floats = 0.85,
     link_efficiency: Floats = 0.75,
     start_s: Floats = 3e-5,
+    latency: Floats = 0.0,
+    network_latency: Floats = 0.0,
 ) -> Floats:
     r"""Time of a ring collective of a group that has several members in each node.
 
-    .. math:: t = t_0 + c\,\frac{n-1}{n}\,\frac{S}{\min(e\,g\,B_o,\; i\,B_i)}
+    .. math:: t = t_0 + c\left(\left(\tfrac{n}{g}-1\right)l_o + \left(n-\tfrac{n}{g}\right)l_i\right)
+              + c\,\frac{n-1}{n}\,\frac{S}{\min(e\,g\,B_o,\; i\,B_i)}
 
     Parameters
     ----------
@@ -89,6 +95,8 @@ def ring_over_nodes(
         Achieved parts e and i of the two bandwidths.
     start_s : float or array
         Start-up t_0 [s].
+    latency, network_latency : float or array
+        Latencies l_i and l_o of the ring's steps inside a node and to the next one [s].
 
     Returns
     -------
@@ -107,5 +115,7 @@ def ring_over_nodes(
     """
     n = as_floats(ranks)
     rate = np.minimum(as_floats(network_efficiency) * members * bandwidth, as_floats(link_efficiency) * inner_bandwidth)
-    seconds = start_s + as_floats(rounds) * (n - 1.0) / n * nbytes / rate
+    nodes = n / members
+    steps = (nodes - 1.0) * network_latency + (n - nodes) * latency
+    seconds = start_s + as_floats(rounds) * (steps + (n - 1.0) / n * nbytes / rate)
     return np.where(n > 1.0, seconds, 0.0)

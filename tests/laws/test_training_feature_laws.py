@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perfmodel.costs.overlap import decomposed_exchange, host_stream
+from perfmodel.costs.overlap import beside_exchange, decomposed_exchange, host_stream
 from perfmodel.costs.training_schedules import SCHEDULES, visited_stages
 from perfmodel.estimate.training.memory import MEMORY_PARTS
+from perfmodel.estimate.training.network import Network
 from perfmodel.estimate.training.pipeline import STEP_PARTS
 from perfmodel.estimate.training.predict import TrainingWorkload, predict_training
+from perfmodel.estimate.training.shape import weights_of
 from perfmodel.estimate.training.target import training_target
 from perfmodel.layers.training_recipe import get_recipe
 from perfmodel.models.catalog import load_model
@@ -124,6 +126,40 @@ def test_more_copies_of_shards_take_more_memory(found, zero):
     # As many copies as ranks share nothing.
     alone = estimate(training_plans(dp=4, zero=[0, zero], shard_copies=[1, 4]))
     np.testing.assert_allclose(alone["optimizer_bytes"][0], alone["optimizer_bytes"][1], rtol=1e-12)
+
+
+@given(compute=seconds, exchange=seconds, share=shares)
+def test_a_collective_beside_computation_takes_its_cores_and_never_more_than_its_time(compute, exchange, share):
+    both = float(beside_exchange(compute, exchange, taken_share=share))
+    assert max(compute, exchange) <= float(beside_exchange(compute, exchange)) * SLACK <= both * SLACK**2
+    assert both <= (compute + exchange) * SLACK
+
+
+def test_every_microbatch_exchanges_what_is_sharded():
+    once, thrice = (
+        estimate(training_plans(dp=16, zero=[1, 2, 3], grad_overlap=0.0), batch=batch)["dp_s"] for batch in (16, 48)
+    )
+    network = Network(H100)
+    size = weights_of(
+        (t for block, n in DENSE.blocks for _ in range(n) for t in block.tensors()), training_plans(dp=16)
+    )
+    scatter, gather = (
+        float(network.collective(kind, width * float(size.dense) / 32, 16.0)) * 32
+        for kind, width in (("reduce_scatter", H100.stack.gradient_bytes), ("all_gather", 2.0))
+    )
+    assert thrice[0] == once[0]
+    # Embedding and head come on top of the blocks.
+    assert 2 * scatter < thrice[1] - once[1] < 2.4 * scatter
+    assert 2 * (scatter + 2 * gather) < thrice[2] - once[2] < 2.4 * (scatter + 2 * gather)
+
+
+def test_overlap_leaves_the_first_gather_and_the_last_scatter():
+    plain, beside = (
+        estimate(training_plans(dp=8, zero=3, micro_batch=4, grad_overlap=overlap), seq=8192)["dp_s"][0]
+        for overlap in (0.0, 1.0)
+    )
+    ideal = H100.cores_taken * plain  # products lose no more than the cores that the exchange holds
+    assert plain / 40 < beside < ideal + plain / 16
 
 
 def test_shards_inside_a_node_gather_faster():

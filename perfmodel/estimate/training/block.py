@@ -33,11 +33,16 @@ class BlockTime:
         Part of `BLOCK_PARTS` -> seconds; recomputation is in `backward` [s].
     weight_s : float or array
         Part of the backward time that computes weight gradients [s].
+    first_s, last_s : float or array
+        Exchange that the first block of a forward pass waits for, and the last of a backward pass leaves behind, beyond
+        what other blocks do [s].
     """
 
     forward: Parts
     backward: Parts
     weight_s: Floats
+    first_s: Floats = 0.0
+    last_s: Floats = 0.0
 
     @property
     def forward_s(self) -> Floats:
@@ -196,52 +201,6 @@ def block_time(
     return BlockTime(launched, returned, weight_s)
 
 
-def with_sharded_weights(
-    time: BlockTime, dense: Floats, experts: Floats, kernels: Kernels, grid: TrainingGrid
-) -> BlockTime:
-    r"""Add the gathering of weights and scattering of gradients where they are fully sharded (ZeRO 3).
-
-    .. math:: \max(t_f, g) + \max(t_b, g + s) \text{ where overlapped}, \quad t_f + g + t_b + g + s \text{ elsewhere}
-
-    Parameters
-    ----------
-    time : BlockTime
-        The block without.
-    dense, experts : float or array
-        Weights of the block on one device before sharding, and those of its experts.
-    kernels : Kernels
-        Recipe and target.
-    grid : TrainingGrid
-        Plans.
-
-    Returns
-    -------
-    BlockTime
-        The block with exposed exchange in part "dp".
-    """
-    if not np.any(grid.zero >= 3):
-        return time
-    network, stack = Network(kernels.target), kernels.target.stack
-    gather: Floats = 0.0
-    scatter: Floats = 0.0
-    for amount, name in ((dense, "dp"), (experts, "edp")):
-        ranks, stride, *_ = network.shards(name, grid)
-        gather = gather + as_floats(
-            network.collective("all_gather", kernels.recipe.weight_bytes * as_floats(amount), ranks, stride)
-        )
-        scatter = scatter + as_floats(
-            network.collective("reduce_scatter", stack.gradient_bytes * as_floats(amount), ranks, stride)
-        )
-    sharded, overlapped = grid.zero >= 3, grid.grad_overlap > 0
-    ahead = np.where(overlapped, np.maximum(gather - as_floats(time.forward_s), 0.0), gather)
-    both = gather + scatter
-    back = np.where(overlapped, np.maximum(both - as_floats(time.backward_s), 0.0), both)
-    forward, backward = dict(time.forward), dict(time.backward)
-    forward["dp"] = as_floats(forward["dp"]) + np.where(sharded, ahead, 0.0)
-    backward["dp"] = as_floats(backward["dp"]) + np.where(sharded, back, 0.0)
-    return BlockTime(forward, backward, time.weight_s)
-
-
 def with_offloaded_activations(time: BlockTime, kept: Floats, target: TrainingTarget, grid: TrainingGrid) -> BlockTime:
     r"""Add what the link to the host needs beyond the computation, where activations wait in the host's memory.
 
@@ -271,4 +230,4 @@ def with_offloaded_activations(time: BlockTime, kept: Floats, target: TrainingTa
     forward, backward = dict(time.forward), dict(time.backward)
     forward["offload"] = as_floats(forward["offload"]) + host_stream(0.0, moved, time.forward_s, bandwidth=link)
     backward["offload"] = as_floats(backward["offload"]) + host_stream(moved, 0.0, time.backward_s, bandwidth=link)
-    return BlockTime(forward, backward, time.weight_s)
+    return replace(time, forward=forward, backward=backward)

@@ -15,6 +15,13 @@ from perfmodel.parallel.training_grid import TrainingGrid
 START_S = 1e-5
 """Start of a ring in a scale-up domain where no collective was measured: an assumption, of NCCL's order [s]."""
 
+RING_LATENCY_S, RING_NETWORK_LATENCY_S = 3.4e-6, 14e-6
+"""Latency of a ring's steps inside a node and between nodes, in synchronised blocks [s].
+
+NVIDIA NCCL at 5067397, src/graph/tuning.cc. Gathers and scatters over nodes have no tree to go by there: a ring of all
+ranks is what they wait for, while sums may take either.
+"""
+
 EXCHANGE_START_S = 3e-5
 """Start of a token exchange over several nodes: an assumption, not fitted [s]."""
 
@@ -111,6 +118,8 @@ class Network:
                 bandwidth=self._outer(n, stride, ring=True),
                 inner_bandwidth=self.target.system.scale_up.bandwidth,
                 network_efficiency=NETWORK_EFFICIENCY,
+                latency=0.0 if kind == "all_reduce" else RING_LATENCY_S,
+                network_latency=0.0 if kind == "all_reduce" else RING_NETWORK_LATENCY_S,
             )
         seconds = np.where(inside >= n, near, far)
         return np.where((n > 1.0) & (size > 0.0), seconds, 0.0)
@@ -183,6 +192,31 @@ class Network:
             "edp": (np.maximum(grid.stage / grid.ep, 1.0), grid.ep),
         }
         return groups[network]
+
+    def shared(self, network: str, grid: TrainingGrid) -> Floats:
+        """Part of its links that a group's exchange leaves no room on for the exchange of shards.
+
+        Parameters
+        ----------
+        network : str
+            Name of the group, as in `of`.
+        grid : TrainingGrid
+            Plans.
+
+        Returns
+        -------
+        float or array
+            1 where both stay inside a scale-up domain or both leave it; else how much of the domain's links the ring
+            that leaves it needs.
+        """
+        own, shards = self.of(network, grid), self.shards("dp", grid)[:2]
+        leaves, rates = [], []
+        for group in (own, shards):
+            inside = self.members(*group)
+            leaves.append(as_floats(group[0]) > inside)
+            rates.append(NETWORK_EFFICIENCY * self._outer(*group, ring=True) * inside)
+        used = np.where(leaves[0], rates[0], rates[1]) / self.target.system.scale_up.bandwidth
+        return np.where(leaves[0] == leaves[1], 1.0, np.minimum(used, 1.0))
 
     def shards(self, network: str, grid: TrainingGrid) -> tuple[Floats, Floats, Floats, Floats]:
         """Groups that share a state, and groups that hold the same shard of it (hybrid sharding).

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from perfmodel.arrays import Floats, as_floats
-from perfmodel.costs.overlap import host_stream
+from perfmodel.costs.overlap import beside_exchange, host_stream
 from perfmodel.costs.training import optimizer_bytes
 from perfmodel.costs.training_schedules import SCHEDULES, schedule_bubble, visited_stages
 from perfmodel.estimate.training.block import BLOCK_PARTS, BlockTime, Parts, total
@@ -90,12 +90,17 @@ def stage_of(
     forward: Floats = 0.0
     backward: Floats = 0.0
     weight: Floats = 0.0
+    first: Floats = as_floats(0.0)
+    last: Floats = as_floats(0.0)
     for count, time in chosen:
         for name in BLOCK_PARTS:
             parts[name] = parts[name] + count * (as_floats(time.forward[name]) + time.backward[name])
         forward = forward + count * as_floats(time.forward_s)
         backward = backward + count * as_floats(time.backward_s)
         weight = weight + count * as_floats(time.weight_s)
+        first, last = np.maximum(first, time.first_s), np.maximum(last, time.last_s)
+    parts["dp"] = parts["dp"] + first + last
+    forward, backward = forward + first, backward + last
     return Stage(parts, forward, backward, weight, weights.of(kind), float(sum(kind.blocks)))
 
 
@@ -250,11 +255,17 @@ def _exchange(stage: Stage, target: TrainingTarget, grid: TrainingGrid, recipe: 
         gather = gather + as_floats(network.collective("all_gather", updated, ranks, stride))
     # Only the last microbatch's backward and the next step's first forward hide anything, all but one layer of each.
     hides = grid.grad_overlap * (stage.layers - 1.0) / max(stage.layers, 1.0)
-    window, next_window = hides * stage.backward_s, hides * stage.forward_s
-    plain = np.maximum(as_floats(reduce) - window, 0.0)
-    sharded = np.maximum(scatter + as_floats(across) - window, 0.0) + np.maximum(as_floats(gather) - next_window, 0.0)
-    whole = np.maximum(as_floats(across) - window, 0.0)
-    return np.where(grid.zero >= 3, whole, np.where(grid.zero >= 1, sharded, plain))
+    products = as_floats(stage.parts["compute"]) / np.maximum(stage.seconds, np.finfo(float).tiny)
+    share = np.where(hides > 0.0, target.cores_taken * products, 0.0)
+
+    def left(exchange_s: Floats, window_s: Floats) -> Floats:
+        window = hides * as_floats(window_s)
+        return as_floats(beside_exchange(window, exchange_s, taken_share=share)) - window
+
+    # From ZeRO 2 on gradients are scattered, and under ZeRO 3 weights gathered, with every microbatch.
+    scattered = across + np.where(grid.zero >= 2, 0.0, scatter)
+    sharded = left(scattered, stage.backward_s) + np.where(grid.zero >= 3, 0.0, left(gather, stage.forward_s))
+    return np.where(grid.zero >= 1, sharded, left(reduce, stage.backward_s))
 
 
 def _update(weights: Weights, target: TrainingTarget, grid: TrainingGrid, recipe: TrainingRecipe) -> Floats:

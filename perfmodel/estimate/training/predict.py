@@ -11,13 +11,14 @@ from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.training_schedules import visited_stages
 from perfmodel.errors import PlanError
 from perfmodel.estimate.result import Column, Columns, join_columns
-from perfmodel.estimate.training.block import BlockTime, block_time, with_offloaded_activations, with_sharded_weights
+from perfmodel.estimate.training.block import BlockTime, block_time, with_offloaded_activations
 from perfmodel.estimate.training.flops import step_flops
 from perfmodel.estimate.training.kernels import Kernels
 from perfmodel.estimate.training.memory import MEMORY_PARTS, TrainingMemory, kept_bytes, training_memory
 from perfmodel.estimate.training.pipeline import STEP_PARTS, step_of, step_seconds
 from perfmodel.estimate.training.rules import training_rules
-from perfmodel.estimate.training.shape import micro_batch, model_weights, weights_of
+from perfmodel.estimate.training.shape import ModelWeights, micro_batch, model_weights
+from perfmodel.estimate.training.sharding import with_sharded_weights
 from perfmodel.estimate.training.streams import with_both_directions, with_streamed_weights
 from perfmodel.estimate.training.target import TrainingTarget
 from perfmodel.layers.training import embedding_work, head_work, layer_work
@@ -153,8 +154,14 @@ def block_work(block: Block, micro: MicroBatch) -> LayerWork:
 
 def training_blocks(
     model: ModelSpec, target: TrainingTarget, grid: TrainingGrid, seq: float, recipe: TrainingRecipe
-) -> tuple[tuple[LayerWork, ...], tuple[LayerWork, LayerWork], tuple[BlockTime, ...], tuple[BlockTime, BlockTime]]:
-    """Work and time of every distinct block, and of embedding and head.
+) -> tuple[
+    tuple[LayerWork, ...],
+    tuple[LayerWork, LayerWork],
+    ModelWeights,
+    tuple[BlockTime, ...],
+    tuple[BlockTime, BlockTime],
+]:
+    """Work, weights and time of every distinct block, and of embedding and head.
 
     Parameters
     ----------
@@ -172,24 +179,24 @@ def training_blocks(
     Returns
     -------
     tuple
-        Works of blocks, works of embedding and head, times of blocks, times of embedding and head.
+        Works of blocks, works of embedding and head, weights of all, times of blocks, times of embedding and head.
     """
     micro = micro_batch(grid, seq, recipe, target)
     layer_input = recipe.activation_bytes * as_floats(micro.outer_rows) * model.hidden
     kernels = Kernels(target, recipe)
     works = tuple(block_work(block, micro) for block, _ in model.blocks)
     edges = (embedding_work(model.embedding, micro), head_work(model.head, micro))
+    weights = model_weights(model, grid, recipe, works)
     times = []
-    for (block, _), work in zip(model.blocks, works, strict=True):
-        size = weights_of(block.tensors(), grid)
-        time = with_sharded_weights(block_time(work, kernels, grid), size.dense, size.experts, kernels, grid)
+    for size, work in zip(weights.blocks, works, strict=True):
+        time = with_sharded_weights(block_time(work, kernels, grid), size, kernels, grid)
         time = with_offloaded_activations(time, kept_bytes(work, grid, layer_input), target, grid)
         times.append(with_streamed_weights(with_both_directions(time, kernels, grid), size, kernels, grid))
     ends = []
-    for part, work in zip((model.embedding, model.head), edges, strict=True):
+    for size, work in zip((weights.table, weights.head), edges, strict=True):
         time = block_time(work, kernels, grid, repeats=False, launches=False)
-        ends.append(with_sharded_weights(time, weights_of(part.tensors(), grid).dense, 0.0, kernels, grid))
-    return works, edges, tuple(times), (ends[0], ends[1])
+        ends.append(with_sharded_weights(time, size, kernels, grid, repeats=False))
+    return works, edges, weights, tuple(times), (ends[0], ends[1])
 
 
 def predict_training(
@@ -253,9 +260,8 @@ def _predict(
 ) -> tuple[Columns, Verdicts, tuple[tuple[int, ...], TrainingMemory]]:
     """Predict so many plans as fit into the processor's cache."""
     microbatches = batch / (grid.dp * grid.micro_batch)
-    works, edges, times, ends = training_blocks(model, target, grid, seq, recipe)
+    works, edges, weights, times, ends = training_blocks(model, target, grid, seq, recipe)
     stream = recipe.activation_bytes * grid.micro_batch * seq / grid.cp * model.hidden
-    weights = model_weights(model, grid, recipe, works)
     step = step_of(model, target, grid, recipe, weights, times, ends, stream / grid.tp, microbatches)
     kept = stream / np.where(grid.sequence_parallel > 0, grid.tp, 1.0)
     memory = training_memory(model, target, grid, recipe, works, edges, kept, microbatches)

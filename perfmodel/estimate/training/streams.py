@@ -1,5 +1,7 @@
 """Seconds of a block whose weights stream from the host, or whose tokens travel while another microbatch computes."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from perfmodel.arrays import as_floats
@@ -10,12 +12,6 @@ from perfmodel.estimate.training.kernels import Kernels
 from perfmodel.estimate.training.network import Network
 from perfmodel.estimate.training.shape import Weights
 from perfmodel.parallel.training_grid import TrainingGrid
-
-COMMUNICATION_CORES = 20.0
-"""Cores that send and receive tokens while the others compute, in a pipeline that runs both directions at once.
-
-DeepSeek-V3 technical report 2024 (arXiv:2412.19437), section 3.2.2: 20 of the 132 of an H800.
-"""
 
 STREAMED_LAYERS = 3.0
 """Layers on a device whose weights stream: one arrives, one is computed, one leaves.
@@ -63,11 +59,11 @@ def with_streamed_weights(time: BlockTime, size: Weights, kernels: Kernels, grid
     if recipe.method == "forward":
         ahead = host_stream(weights, weights, as_floats(time.forward_s) + time.backward_s, bandwidth=link)
         forward["offload"] = as_floats(forward["offload"]) + ahead
-        return BlockTime(forward, backward, time.weight_s)
+        return replace(time, forward=forward, backward=backward)
     forward["offload"] = as_floats(forward["offload"]) + host_stream(weights, 0.0, time.forward_s, bandwidth=link)
     back = host_stream(weights + gradients, gradients, time.backward_s, bandwidth=link)
     backward["offload"] = as_floats(backward["offload"]) + back
-    return BlockTime(forward, backward, time.weight_s)
+    return replace(time, forward=forward, backward=backward)
 
 
 def with_both_directions(time: BlockTime, kernels: Kernels, grid: TrainingGrid) -> BlockTime:
@@ -90,8 +86,7 @@ def with_both_directions(time: BlockTime, kernels: Kernels, grid: TrainingGrid) 
     both = np.equal(grid.schedule, SCHEDULES.index("dualpipe")) & (grid.pp > 1) & (grid.ep > 1)
     if not np.any(both):
         return time
-    cores = kernels.target.device.cores
-    slower = np.where(both & (cores > COMMUNICATION_CORES), cores / max(cores - COMMUNICATION_CORES, 1.0), 1.0)
+    slower = np.where(both, 1.0 / (1.0 - kernels.target.cores_taken), 1.0)
     sent = as_floats(time.forward["ep"]) + time.backward["ep"]
     busy = slower * (as_floats(time.forward["compute"]) + time.backward["compute"])
     busy = busy + time.forward["pointwise"] + time.backward["pointwise"]
@@ -100,4 +95,5 @@ def with_both_directions(time: BlockTime, kernels: Kernels, grid: TrainingGrid) 
     def hidden(parts: Parts) -> Parts:
         return parts | {"compute": slower * as_floats(parts["compute"]), "ep": left * as_floats(parts["ep"])}
 
-    return BlockTime(hidden(time.forward), hidden(time.backward), slower * as_floats(time.weight_s))
+    weight = slower * as_floats(time.weight_s)
+    return replace(time, forward=hidden(time.forward), backward=hidden(time.backward), weight_s=weight)

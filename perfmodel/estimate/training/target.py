@@ -12,6 +12,13 @@ from perfmodel.hardware.kernels import KernelTable
 from perfmodel.hardware.stack import Stack
 from perfmodel.hardware.stack_files import load_stack
 
+COMMUNICATION_CORES = 20.0
+"""Cores that kernels of collectives hold while the others compute.
+
+DeepSeek-V3 technical report 2024 (arXiv:2412.19437), section 3.2.2: 20 of the 132 of an H800. NCCL gives a core to
+each of its channels, which are about as many.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingTarget:
@@ -35,6 +42,11 @@ class TrainingTarget:
     def device(self) -> Device:
         """The accelerator."""
         return self.system.device
+
+    @property
+    def cores_taken(self) -> float:
+        """Part of the cores that a collective holds while others compute; devices of few cores have engines for it."""
+        return COMMUNICATION_CORES / self.device.cores if self.device.cores > COMMUNICATION_CORES else 0.0
 
 
 def training_target(
