@@ -5,6 +5,9 @@ import numpy as np
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.registry import Coefficient, formula
 
+HOST_LINK_EFFICIENCY = 0.85
+"""Achieved part of the bandwidth between host and device."""
+
 
 @formula(
     name="beside_exchange",
@@ -98,7 +101,12 @@ def decomposed_exchange(exchange_s: Floats, product_s: Floats, ranks: Floats) ->
     source="Ren et al. 2021, ZeRO-Offload (arXiv:2101.06840), section 4: transfers beside computation",
     coefficients=(
         Coefficient(
-            "host_link_efficiency", "1", 0.85, 0.05, 1.0, "achieved part of the bandwidth between host and device"
+            "host_link_efficiency",
+            "1",
+            HOST_LINK_EFFICIENCY,
+            0.05,
+            1.0,
+            "achieved part of the bandwidth between host and device",
         ),
     ),
 )
@@ -108,7 +116,7 @@ def host_stream(
     hiding_s: Floats,
     *,
     bandwidth: Floats,
-    host_link_efficiency: Floats = 0.85,
+    host_link_efficiency: Floats = HOST_LINK_EFFICIENCY,
 ) -> Floats:
     r"""Exposed time of moving data between a device and its host while the device computes.
 

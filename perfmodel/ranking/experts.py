@@ -11,6 +11,7 @@ from perfmodel.arrays import as_floats
 from perfmodel.costs.expert_pipelining import DEGREES, cached_picks, offloaded_experts, pipelined_experts
 from perfmodel.costs.expert_traffic import ranks_reached, units_reached
 from perfmodel.costs.formats import get_format
+from perfmodel.costs.overlap import HOST_LINK_EFFICIENCY
 from perfmodel.costs.routing import power_law_tokens
 from perfmodel.costs.work import active_experts
 from perfmodel.errors import PlanError
@@ -224,7 +225,9 @@ def offload(asked: ExpertLayer, resident: int, ranks: int = 1, hit_rate: float |
     one = layer.width * layer.intermediate * (2.0 + layer.gated) * get_format(asked.precision.experts).weight_bytes
     active = float(active_experts(asked.tokens * ranks, layer.experts, layer.topk)) / ranks
     experts_s = float(_times(asked, as_floats([ranks]))["experts_s"][0])
-    seconds = float(offloaded_experts(experts_s, active * one, hit, host_bandwidth=device.host_bandwidth))
+    seconds = float(
+        offloaded_experts(experts_s, active * one, hit, host_bandwidth=HOST_LINK_EFFICIENCY * device.host_bandwidth)
+    )
     layers = sum(count for block, count in asked.model.blocks if any(p == layer for p in block.parts))
     return {
         "resident": float(resident),

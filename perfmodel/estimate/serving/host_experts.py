@@ -9,6 +9,7 @@ from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.expert_pipelining import cached_picks, missed_experts, offloaded_experts
 from perfmodel.errors import PlanError
 from perfmodel.estimate.compiled import shard_of
+from perfmodel.estimate.serving.host_link import host_rate
 from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.target import Target
 from perfmodel.layers.base import Shard, Step
@@ -118,11 +119,9 @@ def expert_fetch(
     PlanError
         If the model has no routed experts, or nobody publishes the device's link to the host.
     """
-    bandwidth = target.device.host_bandwidth
     if not model.is_moe:
         raise PlanError(f"{model.id} has no routed experts that could lie in host memory")
-    if bandwidth is None:
-        raise PlanError(f"no link to the host is published for {target.device.id}, so no expert can be fetched over it")
+    bandwidth = host_rate(target, "expert")
     shard = shard_of(grid)
     tokens = step.rows(shard) * as_floats(shard.moe_ranks()) / shard.tp
     missed: Floats = as_floats(0.0)

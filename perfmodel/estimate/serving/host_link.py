@@ -6,6 +6,7 @@ import numpy.typing as npt
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.collectives import point_to_point
 from perfmodel.costs.handoff import layerwise_transfer
+from perfmodel.costs.overlap import HOST_LINK_EFFICIENCY
 from perfmodel.errors import PlanError
 from perfmodel.estimate.compiled import shard_of
 from perfmodel.estimate.serving.workload import Workload
@@ -13,6 +14,32 @@ from perfmodel.estimate.target import Target
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import PlanGrid
+
+
+def host_rate(target: Target, what: str) -> float:
+    """Rate at which one device fetches from its host's memory.
+
+    Parameters
+    ----------
+    target : Target
+        Gives the link.
+    what : str
+        What is fetched, for the message.
+
+    Returns
+    -------
+    float
+        Achieved bandwidth [B/s].
+
+    Raises
+    ------
+    PlanError
+        If nobody publishes the device's link to the host.
+    """
+    bandwidth = target.device.host_bandwidth
+    if bandwidth is None:
+        raise PlanError(f"no link to the host is published for {target.device.id}, so no {what} can be fetched over it")
+    return HOST_LINK_EFFICIENCY * bandwidth
 
 
 def host_fetch(
@@ -47,9 +74,7 @@ def host_fetch(
     PlanError
         If nobody publishes the device's link to the host.
     """
-    bandwidth = target.device.host_bandwidth
-    if bandwidth is None:
-        raise PlanError(f"no link to the host is published for {target.device.id}, so no cache can be fetched over it")
+    bandwidth = host_rate(target, "cache")
     tokens = as_floats(workload.isl) * workload.host_hit
     nbytes = as_floats(model.cache_bytes(tokens, shard_of(grid), precision)) / grid.pp
     whole = point_to_point(nbytes, bandwidth=bandwidth)
