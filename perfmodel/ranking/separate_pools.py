@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from perfmodel.arrays import as_floats
 from perfmodel.errors import NothingFeasibleError, PlanError
@@ -17,6 +18,7 @@ from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import KNOBS, PlanGrid, concurrency_ladder, plans, serving_splits
 from perfmodel.parallel.rules import Rule, judge
+from perfmodel.ranking.concurrencies import between_steps
 from perfmodel.ranking.limits import Limits
 from perfmodel.ranking.pareto import pareto_front
 from perfmodel.units import format_time
@@ -166,26 +168,48 @@ def decode_pool(
     )
     most = np.max(np.broadcast_to(as_floats(room.requests) * splits.dp, splits.shape))
     ladder = concurrency_ladder(int(np.clip(most, 1.0, MOST_REQUESTS)))
-    grid = plans(**{name: getattr(splits, name)[:, None] for name in SPLIT}, concurrency=ladder)
-    tokens = token_work(model, target, grid, workload, precision, per_rank=np.ceil(grid.concurrency / grid.dp))
-    token_s = np.broadcast_to(tokens.token_s, grid.shape)
-    held = grid.concurrency
-    if workload.arrivals == "poisson":
-        # A number that swings about its mean; the cache holds it 99 % of the time.
-        held = np.ceil(held + SPARE_DEVIATIONS * np.sqrt(held))
-    full = np.broadcast_to(held > as_floats(tokens.places) * grid.dp, grid.shape)
-    late = (
-        Rule("KV cache exceeds memory", full, lambda _: "the KV cache exceeds memory"),
-        Rule(
-            f"TPOT above {format_time(limits.tpot_s)}" if np.isfinite(limits.tpot_s) else "TPOT",
-            token_s > limits.tpot_s,
-            lambda _: f"TPOT is above {format_time(limits.tpot_s)}",
-        ),
+
+    def workers(some: PlanGrid, concurrencies: npt.NDArray[np.float64]) -> tuple[PlanGrid, Tokens, tuple[Rule, ...]]:
+        grid = plans(**{name: getattr(some, name)[:, None] for name in SPLIT}, concurrency=concurrencies)
+        tokens = token_work(model, target, grid, workload, precision, per_rank=np.ceil(grid.concurrency / grid.dp))
+        return grid, tokens, _decode_rules(model, target, grid, workload, tokens, limits)
+
+    def scores(some: PlanGrid, concurrencies: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        grid, _, rules = workers(some, concurrencies)
+        return np.where(judge(grid.shape, rules).feasible.reshape(grid.shape), grid.concurrency, -np.inf)
+
+    # The most requests within the limits are tried too, where the ladder steps over them.
+    most_held = between_steps(
+        lambda some, tried: scores(splits.take(some), tried), ladder, scores(splits, ladder), splits.dp
     )
-    rules = (*serving_rules(model, target, grid, tokens.footprint), *late)
+    every = np.concatenate([np.broadcast_to(ladder, (splits.size, ladder.size)), most_held[:, None]], axis=1)
+    grid, tokens, rules = workers(splits, every)
     # On the mesh of deployments: prefill split, decode split, concurrency, number of workers.
     shape = grid.shape
     spread = tuple(
         Rule(rule.category, np.broadcast_to(rule.broken, shape)[None, :, :, None], rule.describe) for rule in rules
     )
     return grid, tokens, spread
+
+
+def _decode_rules(
+    model: ModelSpec, target: Target, grid: PlanGrid, workload: Workload, tokens: Tokens, limits: Limits
+) -> tuple[Rule, ...]:
+    """What rules out a decode worker."""
+    held = grid.concurrency
+    if workload.arrivals == "poisson":
+        # A number that swings about its mean; the cache holds it 99 % of the time.
+        held = np.ceil(held + SPARE_DEVIATIONS * np.sqrt(held))
+    return (
+        *serving_rules(model, target, grid, tokens.footprint),
+        Rule(
+            "KV cache exceeds memory",
+            np.broadcast_to(held > as_floats(tokens.places) * grid.dp, grid.shape),
+            lambda _: "the KV cache exceeds memory",
+        ),
+        Rule(
+            f"TPOT above {format_time(limits.tpot_s)}" if np.isfinite(limits.tpot_s) else "TPOT",
+            np.broadcast_to(as_floats(tokens.token_s) > limits.tpot_s, grid.shape),
+            lambda _: f"TPOT is above {format_time(limits.tpot_s)}",
+        ),
+    )
