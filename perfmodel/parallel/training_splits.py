@@ -53,7 +53,7 @@ def training_meshes(
     recompute : iterable of str
         Recomputation modes to try.
     zero : iterable of int
-        ZeRO stages to try.
+        ZeRO stages to try; the first alone where no replicas share.
     piped_zero : iterable of int, optional
         ZeRO stages to try with a pipeline, where these are not the same.
     micro_batches : iterable of int
@@ -99,6 +99,8 @@ def training_meshes(
                 full = RECOMPUTE.index("full")
                 pairs = [(m, s) for m in modes for s in (shares if m in ("full", full) else shares[-1:])]
                 sharded = list(zero if piped_zero is None or pp == 1 else piped_zero)
+                if dp * cp == 1:  # nobody to share with
+                    sharded = sharded[:1]
                 usual = {"sequence_parallel": [float(tp > 1)], "grad_overlap": [1.0]}
                 axes = {
                     "ep": held.get("ep") or ([d for d in _divisors(stage) if experts % d == 0] if experts else [1]),

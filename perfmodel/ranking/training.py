@@ -216,8 +216,10 @@ def rank_training(
         experts=sizes.get("experts", 0),
         seq=int(workload.seq),
         recompute=modes if held.get("sequence_chunks", 1) == 1 else ("full",),
-        zero=(1, 3),
-        piped_zero=(1,),
+        zero=(1, 2, 3),
+        # Pipelines share out gradients, but keep their weights from one microbatch to the next, as Llama 3 did
+        # (arXiv:2407.21783, section 3.3.2).
+        piped_zero=(1, 2),
         chosen=chosen,
     )
     searched = sum(mesh.size for mesh in meshes)
@@ -281,8 +283,8 @@ def training_plan_name(row: Mapping[str, Any]) -> str:
     """
     words = [f"{name}{row[name]}" for name in ("tp", "pp", "dp", "cp", "ep", "vp") if row.get(name, 1) > 1]
     words.append(f"mb{row.get('micro_batch', 1)}")
-    if row.get("zero") == 3:
-        words.append("ZeRO-3")
+    if row.get("zero", 0) >= 2:
+        words.append(f"ZeRO-{row['zero']}")
     if row.get("shard_copies", 1) > 1:
         words.append(f"{row['shard_copies']} shard copies")
     if row.get("tp_overlap"):
