@@ -12,6 +12,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Derive an e
 
 @app.command("serving")
 def serving(
+    context: typer.Context,
     model: options.Model,
     system: options.SystemName,
     isl: options.Isl,
@@ -73,6 +74,13 @@ def serving(
         split=split,
         expert_skew=expert_skew,
         collectives=collectives,
+    )
+    load_options.refuse_unread_loads(
+        context,
+        on.engine.schedule,
+        shared_prefix=shared_prefix,
+        host_experts=host_experts,
+        draft_tokens=draft_tokens,
     )
     workload = Workload(
         float(options.count(isl, "isl")),

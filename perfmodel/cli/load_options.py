@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from perfmodel.cli.options import refuse_unread
+
 PrefixHit = Annotated[float, typer.Option("--prefix-hit", help="Share of the input tokens found in the prefix cache.")]
 HostHit = Annotated[float, typer.Option("--host-hit", help="Share of the input tokens whose cache is in host memory.")]
 SharedPrefix = Annotated[
@@ -25,3 +27,35 @@ DraftCost = Annotated[
     float | None,
     typer.Option("--draft-cost", help="Time to draft a token, over a decode step; by default its own blocks'."),
 ]
+
+
+def refuse_unread_loads(
+    context: typer.Context, schedule: str, *, shared_prefix: float, host_experts: float, draft_tokens: int
+) -> None:
+    """Refuse options of a load that belong to a part of it that is not there.
+
+    Parameters
+    ----------
+    context : typer.Context
+        Tells which options were typed.
+    schedule : str
+        How the engine schedules prompts.
+    shared_prefix, host_experts : float
+        Share of the input that requests share, and of the experts in host memory [1].
+    draft_tokens : int
+        Tokens drafted per step.
+
+    Raises
+    ------
+    PlanError
+        For the first option that nothing would read.
+    """
+    drafting = (draft_tokens > 0, "--draft-tokens")
+    refuse_unread(
+        context,
+        chunk=(schedule == "chunked", "--schedule chunked"),
+        sharers=(shared_prefix > 0, "--shared-prefix"),
+        expert_hit=(host_experts > 0, "--host-experts"),
+        acceptance=drafting,
+        draft_cost=drafting,
+    )

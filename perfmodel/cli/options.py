@@ -156,6 +156,29 @@ def system_of(name: str, what_if: list[str] | None, profiles: str | None) -> "Sy
         raise PlanError(f"--what-if: {error}") from None
 
 
+def refuse_unread(context: typer.Context, **conditions: tuple[object, str]) -> None:
+    """Refuse options that were given though nothing would read them.
+
+    Parameters
+    ----------
+    context : typer.Context
+        Tells which options were typed.
+    **conditions
+        Option -> whether it is read, and what it needs to be.
+
+    Raises
+    ------
+    PlanError
+        For the first option that is not read; the message names what it needs.
+    """
+    from perfmodel.errors import PlanError
+
+    for name, (read, needs) in conditions.items():
+        source = context.get_parameter_source(name)
+        if not read and source is not None and source.name == "COMMANDLINE":
+            raise PlanError(f"--{name.replace('_', '-')} needs {needs}")
+
+
 def deliver(text: str, output: Path | None) -> None:
     """Print a result, or write it to a file whole.
 

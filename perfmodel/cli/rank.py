@@ -42,6 +42,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Rank the sp
 
 @app.command("serving")
 def serving(
+    context: typer.Context,
     model: options.Model,
     system: options.SystemName,
     gpus: options.Gpus,
@@ -116,6 +117,17 @@ def serving(
         "collectives": collectives,
     }
     on = api.target(options.system_of(system, what_if, profiles), **software)
+    load_options.refuse_unread_loads(
+        context,
+        on.engine.schedule,
+        shared_prefix=shared_prefix,
+        host_experts=host_experts,
+        draft_tokens=draft_tokens,
+    )
+    if what_if and prefill_system:
+        raise PlanError(
+            "--what-if changes one machine and --prefill-system adds another; write a profile for one of them"
+        )
     asked: dict[str, Any] = {
         "gpus": options.count(gpus, "gpus"),
         "isl": options.count(isl, "isl"),

@@ -56,6 +56,7 @@ def validate(
 
 
 def rank(
+    context: typer.Context,
     model: options.Model,
     system: options.SystemName,
     gpus: options.Gpus,
@@ -118,8 +119,18 @@ def rank(
 
     given = {"mtbf": mtbf, "checkpoint": checkpoint, "restart": restart, "repair": repair, "recovery": recovery}
     times = {name: options.seconds(text, name) or 0.0 for name, text in given.items()}
-    if elastic and not mtbf:
-        raise PlanError("--elastic needs --mtbf, the mean time between failures of one device")
+    failing, shrinking = (mtbf, "--mtbf, the mean time between failures of one device"), (elastic, "--elastic")
+    learned = (method == "lora", "--method lora")
+    options.refuse_unread(
+        context,
+        elastic=failing,
+        checkpoint=failing,
+        restart=failing,
+        repair=shrinking,
+        recovery=shrinking,
+        adapter_rank=learned,
+        adapters=learned,
+    )
     reliability = (
         Reliability(
             times["mtbf"], times["checkpoint"], times["restart"], elastic or "", times["repair"], times["recovery"]
@@ -211,6 +222,7 @@ def _placed_text(ranking: "PlacedRanking", format: Format) -> str:
 
 
 def explain(
+    context: typer.Context,
     model: options.Model,
     system: options.SystemName,
     global_batch: knobs.GlobalBatch,
@@ -279,6 +291,8 @@ def explain(
         grad_overlap=float(grad_overlap),
         schedule=schedule,
     )
+    learned = (method == "lora", "--method lora")
+    options.refuse_unread(context, adapter_rank=learned, adapters=learned)
     estimate = train(
         model,
         target,

@@ -97,3 +97,29 @@ def test_a_plan_explained_at_a_rate_has_no_concurrency_of_its_own(capsys):
     code, out, err = run(capsys, *where, "--rate", 1, "--concurrency", 8)
     assert (code, out) == (2, "")
     assert "--concurrency follows from --rate" in err
+
+
+@pytest.mark.parametrize(
+    ("option", "needs"),
+    [
+        (("--chunk", "512"), "--schedule chunked"),
+        (("--sharers", "4"), "--shared-prefix"),
+        (("--acceptance", "0.5"), "--draft-tokens"),
+        (("--draft-cost", "0.1"), "--draft-tokens"),
+        (("--expert-hit", "0.5"), "--host-experts"),
+    ],
+)
+def test_an_option_that_nothing_would_read_is_refused(capsys, option, needs):
+    for command in (("rank", "serving", "--gpus", "1"), ("explain", "serving")):
+        code, out, err = run(capsys, *command, "--model", "llama-3.1-8b", "--system", "hgx-h100", *LENGTHS, *option)
+        assert (code, out) == (2, "")
+        assert err == f"perfmodel: {option[0]} needs {needs}\n"
+
+
+def test_what_if_changes_one_machine(capsys):
+    both = ("--workers", "both", "--prefill-system", "hgx-h200", "--what-if", "memory_bandwidth=x2")
+    code, _, err = run(
+        capsys, "rank", "serving", "--gpus", "4", "--model", "llama-3.1-8b", "--system", "hgx-h100", *LENGTHS, *both
+    )
+    assert code == 2
+    assert err.startswith("perfmodel: --what-if changes one machine")

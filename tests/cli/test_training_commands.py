@@ -209,3 +209,18 @@ def test_a_knob_of_zero_is_one_line(capsys, knob):
     assert (code, out) == (2, "")
     assert f"{knob} must be a whole number at least 1, not 0" in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "needs"),
+    [
+        (("--restart", "5min"), "--mtbf, the mean time between failures of one device"),
+        (("--mtbf", "50000h", "--repair", "1h"), "--elastic"),
+        (("--adapters", "2"), "--method lora"),
+        (("--adapter-rank", "8"), "--method lora"),
+    ],
+)
+def test_an_option_that_nothing_would_read_is_refused(capsys, option, needs):
+    code, out, err = run(capsys, *RANK, *option)
+    assert (code, out) == (2, "")
+    assert err == f"perfmodel: {option[-2]} needs {needs}\n"
