@@ -18,6 +18,9 @@ RANKS_PER_NODE: Mapping[str, int] = {"gb200": 4, "gb300": 4}
 NCCL_SWITCHES = tuple(45e3 * 2.0**power for power in range(12))
 """Buffers at which a sharp protocol switch is looked for [B]; between the powers of two that are measured."""
 
+NCCL_LOW_SWITCH = 16384.0
+"""Buffer around which the steps of the low-latency protocol may lengthen [B]."""
+
 FALLBACKS = tuple(1.02 * 2.0**power for power in range(18, 28))
 """Buffers at which an engine may hand over to the library [B], just above powers of two."""
 
@@ -98,7 +101,7 @@ def collective_candidates(form: str, *, shared_bus: bool = False) -> tuple[dict[
     Examples
     --------
     >>> len(collective_candidates("nccl_collective"))
-    28
+    56
     """
     if form == "custom_all_reduce":
         return tuple(
@@ -112,4 +115,4 @@ def collective_candidates(form: str, *, shared_bus: bool = False) -> tuple[dict[
             common = {"domain": domain, "switch_scaling": scaling}
             sets += [common | {"sharpness": sharpness} for sharpness in (1.0, 2.0)]
             sets += [common | {"sharpness": 8.0, "switch_bytes": switch} for switch in NCCL_SWITCHES]
-    return tuple(sets)
+    return (*sets, *(each | {"low_switch_bytes": NCCL_LOW_SWITCH} for each in sets))

@@ -238,7 +238,7 @@ def _checked(rows: pd.DataFrame, family: Family, label: str) -> pd.DataFrame:
     shapes = len(rows[[name for name in family.shape if name in rows]].drop_duplicates())
     if shapes < FEWEST_SHAPES:
         raise _LeftOutError(
-            f"{label}: {shapes} distinct shapes are too few to hold any out;"
+            f"{label}: {shapes} distinct shape{' is' if shapes == 1 else 's are'} too few to hold any out;"
             f" {FEWEST_SHAPES} are needed, or leave them out"
         )
     return rows

@@ -12,6 +12,9 @@ Array = npt.NDArray[np.float64]
 MEASURED_RANKS = 8.0
 """Largest group that the forms were fitted to; beyond it latency grows with the depth of a tree."""
 
+LATENCY_GROWTH = 0.3
+"""Part by which the steps of the low-latency protocol lengthen with the buffer where they do, as on A100 [1]."""
+
 NCCL_TUNING = "protocols and steps after the cost model of NVIDIA NCCL (5067397), src/graph/tuning.cc"
 
 
@@ -57,7 +60,8 @@ def _stream_s(
     name="nccl_collective",
     quantity="time",
     equation=(
-        r"t = t_0 + h t_h + T + (1-\sigma)\left(\tfrac{1}{r}-1\right) T"
+        r"t = (t_0 + h t_h)\left(1 + \frac{\lambda S^2}{S^2 + S_l^2}\right)"
+        r" + T + (1-\sigma)\left(\tfrac{1}{r}-1\right) T"
         r" + \sigma \max\left[t_s \left(\tfrac{n}{2}\right)^{q},"
         r" \left(\tfrac{1}{r}-1\right) T(S_n)\right], \quad T = \frac{V}{e B\, g(n)},"
         r" \quad \sigma = \frac{x^p}{1+x^p}, \quad x = \frac{S}{S_n}, \quad S_n = S_w \left(\tfrac{n}{2}\right)^{w}"
@@ -74,7 +78,13 @@ def _stream_s(
         Coefficient("step_scaling", "1", 0.5, -1.0, 2.0, "exponent with which this start-up grows with ranks"),
         Coefficient("switch_bytes", "B", 2e6, 1e4, 1e9, "buffer at which two ranks change the protocol"),
     ),
-    attributes={"op": OPERATIONS, "sharpness": (1.0, 2.0, 8.0), "switch_scaling": (0.0, 1.0), "domain": (0.0, 2.0)},
+    attributes={
+        "op": OPERATIONS,
+        "sharpness": (1.0, 2.0, 8.0),
+        "switch_scaling": (0.0, 1.0),
+        "domain": (0.0, 2.0),
+        "low_switch_bytes": (0.0, 16384.0),
+    },
 )
 def nccl_collective(
     nbytes: Floats,
@@ -93,15 +103,17 @@ def nccl_collective(
     sharpness: float = 2.0,
     switch_scaling: float = 1.0,
     domain: float = 0.0,
+    low_switch_bytes: float = 0.0,
 ) -> Floats:
     r"""Time of a collective of a ring library that changes from a low-latency to a full-bandwidth protocol.
 
     .. math::
-       t = t_0 + h t_h + T + (1-\sigma)\left(\tfrac{1}{r}-1\right) T
+       t = (t_0 + h t_h)\left(1 + \frac{\lambda S^2}{S^2 + S_l^2}\right) + T + (1-\sigma)\left(\tfrac{1}{r}-1\right) T
        + \sigma \max\left[t_s \left(\tfrac{n}{2}\right)^{q}, \left(\tfrac{1}{r}-1\right) T(S_n)\right]
 
     with the transfer time T = V / (e B g(n)), the part :math:`\sigma = x^p/(1+x^p)` of the full protocol,
-    x = S / S_n and the switch at :math:`S_n = S_w (n/2)^w`.
+    :math:`\lambda` = `LATENCY_GROWTH` (none where :math:`S_l = 0`), x = S / S_n and the switch at
+    :math:`S_n = S_w (n/2)^w`.
 
     Parameters
     ----------
@@ -134,6 +146,9 @@ def nccl_collective(
     domain : float
         Devices behind one switch of a host's bus; 0 where all devices are equally far apart. With a domain,
         bandwidth changes by 2**scaling outside of it and then falls as 1/n: the path through the host is shared.
+    low_switch_bytes : float
+        Buffer :math:`S_l` in bytes around which the steps of the low-latency protocol lengthen by `LATENCY_GROWTH`; 0
+        where they do not.
 
     Returns
     -------
@@ -170,7 +185,11 @@ def nccl_collective(
     start_up = as_floats(step_s) * np.power(extent, as_floats(step_scaling))
     # The switch costs at least what it saves, or a larger buffer would be faster.
     step = np.maximum(start_up, slower * at_switch)
-    latency = as_floats(floor_s) + as_floats(hop_s) * hops
+    # Half of the growth at the switch, next to all of it at three times the buffer.
+    longer = np.where(
+        low_switch_bytes > 0.0, LATENCY_GROWTH / (1.0 + (low_switch_bytes / np.maximum(size, 1.0)) ** 2), 0.0
+    )
+    latency = (as_floats(floor_s) + as_floats(hop_s) * hops) * (1.0 + longer)
     time = latency + transfer + (1.0 - full) * slower * transfer + full * step
     return np.where(n > 1.0, time, 0.0)[()]
 
