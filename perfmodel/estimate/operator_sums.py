@@ -113,7 +113,7 @@ class StepWork:
         """
         return self.operators[term][entry.layer][entry.position]
 
-    def add(self, term: int, entry: Entry, part: Array) -> None:
+    def add(self, term: int, entry: Entry, part: Array, repeated: Array) -> None:
         """Add what all occurrences of one operator contribute.
 
         Parameters
@@ -124,8 +124,10 @@ class StepWork:
             Which of the term's operators.
         part : numpy.ndarray
             What one occurrence adds to each of `SUMS`, over the rows of the term [s].
+        repeated : numpy.ndarray
+            What all occurrences add [s].
         """
-        self._sums[term] += entry.repeat * part
+        self._sums[term] += repeated
         op = self.operator(term, entry)
         if isinstance(op, Experts):
             self._routed[entry.layer] = term, part
@@ -202,25 +204,27 @@ def time_works(works: Sequence[StepWork], target: Target, *, apart: bool) -> Non
                     continue  # nobody has anything to send
                 kind = (id(work), entry.layer, entry.position) if apart else entry.kind
                 kinds.setdefault(kind, []).append((work, term, entry))
-    parts: dict[tuple[int, int, int, int], Array] = {}
+    parts: dict[tuple[int, int, int, int], tuple[Array, Array]] = {}
     for members in kinds.values():
         lengths = [work.rows[term].rows for work, term, _ in members]
         ops = [work.operator(term, entry) for work, term, entry in members]
         time = _time(ops, [work.grids[term] for work, term, _ in members], lengths, target)
         found = _parts(ops[0], time, sum(lengths))
+        repeated = found * np.repeat([entry.repeat for _, _, entry in members], lengths)
         start = 0
         for (work, term, entry), length in zip(members, lengths, strict=True):
-            parts[id(work), term, entry.layer, entry.position] = found[:, start : start + length]
-            start += length
+            end = start + length
+            parts[id(work), term, entry.layer, entry.position] = found[:, start:end], repeated[:, start:end]
+            start = end
             if apart:
                 work.times[entry.layer, entry.position] = time
     # In the order of the operators and not of their kinds, so that no sum depends on what else is timed.
     for work in works:
         for term, each in enumerate(work.terms):
             for entry in each.entries:
-                part = parts.get((id(work), term, entry.layer, entry.position))
-                if part is not None:
-                    work.add(term, entry, part)
+                found_of = parts.get((id(work), term, entry.layer, entry.position))
+                if found_of is not None:
+                    work.add(term, entry, *found_of)
 
 
 def _idle(op: Operator) -> bool:

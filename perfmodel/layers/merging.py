@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import Field, fields, is_dataclass, replace
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -84,13 +85,21 @@ def merge(items: Sequence[T], lengths: Sequence[int]) -> T:
     if len(items) == 1:
         return items[0]
     changed: dict[str, Any] = {}
-    for each in fields(first):
-        values = [getattr(item, each.name) for item in items]
-        if is_dataclass(values[0]):
-            changed[each.name] = merge(values, lengths)
-        elif _varies(each):
-            changed[each.name] = chained(values, lengths)
+    sizes, others = _names(type(first))
+    for name in sizes:
+        changed[name] = chained([getattr(item, name) for item in items], lengths)
+    for name in others:
+        if is_dataclass(getattr(first, name)):
+            changed[name] = merge([getattr(item, name) for item in items], lengths)
     return replace(first, **changed)  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=64)
+def _names(of: type) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the fields of an operator: sizes that vary over plans, and what may have such sizes itself."""
+    sizes = tuple(each.name for each in fields(of) if _varies(each))
+    plain = (bool, int, float, str)
+    return sizes, tuple(each.name for each in fields(of) if each.name not in sizes and each.type not in plain)
 
 
 def _varies(each: Field[Any]) -> bool:
