@@ -37,3 +37,53 @@ def as_floats(value: object) -> npt.NDArray[np.float64]:
     if type(value) is np.ndarray and value.dtype is _FLOAT64:
         return value
     return np.asarray(value, _FLOAT64)
+
+
+def clipped(value: object, low: Floats, high: Floats) -> npt.NDArray[np.float64]:
+    """Clip as `numpy.clip` does, whose wrapper takes longer than its work on one plan.
+
+    Parameters
+    ----------
+    value : array_like
+        Values.
+    low, high : float or array
+        Bounds.
+
+    Returns
+    -------
+    numpy.ndarray
+        The same values, those beyond a bound at the bound.
+
+    Examples
+    --------
+    >>> clipped([0.0, 2.0, 9.0], 1.0, 3.0).tolist()
+    [1.0, 2.0, 3.0]
+    """
+    return np.minimum(np.maximum(value, low), high)  # type: ignore[no-any-return, call-overload]
+
+
+def common_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape that arrays of some shapes broadcast to.
+
+    Parameters
+    ----------
+    *shapes : tuple of int
+        Shapes, most of which are usually the same or those of numbers.
+
+    Returns
+    -------
+    tuple of int
+        Their common shape.
+
+    Raises
+    ------
+    ValueError
+        If they have none.
+
+    Examples
+    --------
+    >>> common_shape((), (3,), (3,)), common_shape((2, 1), (3,))
+    ((3,), (2, 3))
+    """
+    different = set(shapes) - {()}
+    return different.pop() if len(different) == 1 else np.broadcast_shapes(*different)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from perfmodel.arrays import Floats, as_floats
+from perfmodel.arrays import Floats, as_floats, clipped
 from perfmodel.costs.registry import formula
 
 OUTPUT_BYTES = 2.0
@@ -173,7 +173,7 @@ def attention_bound(
     dk, dv, w = as_floats(qk_head_dim), as_floats(v_head_dim), as_floats(window)
     c = np.maximum(as_floats(context), n)
     w = np.where(w > 0, np.minimum(w, c), c)
-    growing = np.clip(w - (c - n), 0.0, n)
+    growing = clipped(w - (c - n), 0.0, n)
     pairs = growing * (c - n) + growing * (growing + 1.0) / 2.0 + (n - growing) * w
     pairs = pairs if causal else n * w
     elements = dk + dv if kv_elements is None else as_floats(kv_elements)

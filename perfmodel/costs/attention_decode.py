@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from perfmodel.arrays import Floats, as_floats
+from perfmodel.arrays import Floats, as_floats, clipped
 from perfmodel.costs.attention import OUTPUT_BYTES, cold_share, overlapped, power_of_two
 from perfmodel.costs.chunks import in_chunks
 from perfmodel.costs.registry import Coefficient, formula
@@ -275,7 +275,7 @@ def decode_attention_split(
             tiles, tile = 1.0, rows
         else:
             tiles = np.ceil(rows / rows_per_tile)
-            tile = np.clip(power_of_two(rows), min(rows_min, rows_per_tile), rows_per_tile)
+            tile = clipped(power_of_two(rows), min(rows_min, rows_per_tile), rows_per_tile)
         busy = loop(
             batch * kv_heads * tiles, tile_s * widening, np.maximum(tile * row_key, load / fill_bandwidth), max_splits
         )

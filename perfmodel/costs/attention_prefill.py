@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from perfmodel.arrays import Floats, as_floats
+from perfmodel.arrays import Floats, as_floats, clipped
 from perfmodel.costs.attention import OUTPUT_BYTES, cold_share, overlapped, power_of_two
 from perfmodel.costs.chunks import in_chunks
 from perfmodel.costs.registry import Coefficient, formula
@@ -229,12 +229,12 @@ def prefill_attention_tiled(
 
         def loop(rows: Any, workers: Any, rows_per_token: Any) -> Any:
             """Time of the main loop: `workers` heads of `rows` query rows in each sequence."""
-            tile = np.clip(power_of_two(rows), np.minimum(tile_rows_min, largest), largest)
+            tile = clipped(power_of_two(rows), np.minimum(tile_rows_min, largest), largest)
             tiles = np.ceil(rows / tile)
             span = tile / rows_per_token
             # Tile j sees the keys up to its last query, at most a window and its own tokens: the sum over j.
             full = keys + span
-            growing = np.clip(np.floor((full - past) / span), 0.0, tiles)
+            growing = clipped(np.floor((full - past) / span), 0.0, tiles)
             longest = np.minimum(context, full)
             total = growing * (past + 0.5 * span * (growing + 1.0)) + (tiles - growing) * full
             total = total - np.maximum(0.0, np.minimum(past + tiles * span, full) - longest)

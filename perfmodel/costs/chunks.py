@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from perfmodel.arrays import Floats, as_floats
+from perfmodel.arrays import Floats, as_floats, common_shape
 
 CHUNK = 8192
 """Elements that are computed at once."""
@@ -38,7 +38,7 @@ def in_chunks(core: Callable[..., Any], arguments: Mapping[str, Any], *, planes:
     constants = {name: float(value) for name, value in converted.items() if not value.ndim}
     if not arrays:
         return np.asarray(core(**constants)).reshape(())[()]
-    shape = np.broadcast_shapes(*(value.shape for value in arrays.values()))
+    shape = common_shape(*(value.shape for value in arrays.values()))
     most = max(CHUNK // planes, 1)
     if len(shape) == 1 and shape[0] <= most:
         found = np.asarray(core(**constants, **arrays))

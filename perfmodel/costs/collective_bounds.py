@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from perfmodel.arrays import Floats, as_floats
+from perfmodel.arrays import Floats, as_floats, clipped
 from perfmodel.costs.registry import formula
 
 OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
@@ -113,7 +113,7 @@ def _axes(topology: str, ranks: np.ndarray, domain: np.ndarray) -> tuple[float, 
     dimensions = {"torus2d": 2.0, "torus3d": 3.0}.get(topology, 1.0)
     # The tolerance keeps exact powers (8 of 64 in two dimensions) from rounding up to one axis more.
     axes = np.ceil(dimensions * np.log(ranks) / np.log(domain) - 1e-9)
-    return dimensions, np.clip(axes, 1.0, dimensions)
+    return dimensions, clipped(axes, 1.0, dimensions)
 
 
 @formula(
@@ -180,7 +180,7 @@ def effective_bandwidth(
     if topology == "switch":
         return np.multiply(as_floats(bandwidth), np.ones_like(as_floats(ranks)))
     size = np.maximum(as_floats(domain_size), 2.0)
-    n = np.clip(as_floats(ranks), 2.0, size)
+    n = clipped(as_floats(ranks), 2.0, size)
     part = np.ones_like(n)
     if topology == "mesh":
         part = (1.0 if pattern == "pair" else n - 1.0) / (size - 1.0)

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from perfmodel.arrays import Floats, as_floats
+from perfmodel.arrays import Floats, as_floats, clipped
 from perfmodel.costs.routing import imbalance_of, normal_quantile, power_law_of
 
 Array: TypeAlias = npt.NDArray[np.float64]
@@ -132,7 +132,7 @@ def expert_load(
     rows = np.maximum(rows, np.minimum(1.0, picks))
     single = (ranks > 1.0) & powered
     others = np.where(single, local - 1.0, local)
-    top = np.where(single, np.clip(rows - others * mean, 0.0, t), 0.0)
+    top = np.where(single, clipped(rows - others * mean, 0.0, t), 0.0)
     heavy = np.where(top >= 0.5, 1.0, 0.0)
     # An even spread touches as many experts as it has rows; a random one as many as chance says.
     missed = np.maximum(1.0 - k / e, 0.0) ** np.where(chance, t, 1.0)
@@ -145,7 +145,7 @@ def expert_load(
     bins = np.maximum(bins, 1.0)
     used = _sum_of_products(bins_experts, np.ones_like(shares)) + heavy
     left = rows - top - _sum_of_products(bins_experts, bins)
-    ones = np.where(powered, np.clip(left, 0.0, np.maximum(local - used, 0.0)), 0.0)
+    ones = np.where(powered, clipped(left, 0.0, np.maximum(local - used, 0.0)), 0.0)
     active = np.maximum(np.minimum(used + ones, local), np.minimum(1.0, rows))
     # Tokens on the rank: a pick lands there with the rank's share of all picks.
     share = np.minimum(rows / np.maximum(picks, 1e-300), 1.0)

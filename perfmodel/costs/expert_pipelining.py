@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from perfmodel.arrays import Floats, as_floats
+from perfmodel.arrays import Floats, as_floats, clipped
 from perfmodel.costs.registry import formula
 from perfmodel.costs.routing import power_law_of
 
@@ -114,7 +114,7 @@ def cached_picks(
     [0.25, 0.94]
     """
     e, a = as_floats(experts), as_floats(skew)
-    part = np.clip(as_floats(cached) / e, 0.0, 1.0)
+    part = clipped(as_floats(cached) / e, 0.0, 1.0)
     law = power_law_of(as_floats(tokens), e, as_floats(topk), a)
     order = 1.0 / law.exponent + 1.0
     span = law.high - law.low
@@ -159,7 +159,7 @@ def missed_experts(picks: Floats, hosted: Floats, hit_rate: Floats) -> Floats:
     [1.0, 25.26, 64.0]
     """
     inside = as_floats(hosted)
-    spared = np.clip(1.0 - (1.0 - as_floats(hit_rate)) / np.where(inside > 0.0, inside, 1.0), 0.0, 1.0)
+    spared = clipped(1.0 - (1.0 - as_floats(hit_rate)) / np.where(inside > 0.0, inside, 1.0), 0.0, 1.0)
     return (inside * (1.0 - np.power(spared, picks)))[()]
 
 

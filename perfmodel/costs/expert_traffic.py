@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from perfmodel.arrays import Floats, as_floats
+from perfmodel.arrays import Floats, as_floats, clipped
 from perfmodel.costs.registry import formula
 
 
@@ -46,7 +46,7 @@ def ranks_reached(topk: Floats, experts: Floats, ranks: Floats) -> Floats:
     """
     k, n = as_floats(topk), as_floats(ranks)
     total = np.maximum(as_floats(experts), k)
-    missed = np.clip(1.0 - total / n / (total - (k - 1.0) / 2.0), 0.0, 1.0)
+    missed = clipped(1.0 - total / n / (total - (k - 1.0) / 2.0), 0.0, 1.0)
     return (n * (1.0 - np.power(missed, k)))[()]
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from perfmodel.arrays import Floats, as_floats
+from perfmodel.arrays import Floats, as_floats, clipped
 from perfmodel.costs.chunks import in_chunks
 from perfmodel.costs.registry import Coefficient, formula
 from perfmodel.costs.tiles import ANY, HOST_LAUNCHES, TILES
@@ -300,8 +300,8 @@ def gemm_tiled(
         _, weights, rest = _sizes(m, n, k, w, a, o)
         # Bytes count less by this part where they are found in the cache: all of them while the working set fits.
         gain = 1.0 - 1.0 / speedup
-        warm_rest = gain * np.clip(1.0 - ((weights + rest) / cache - 1.0) / RESIDENCY_RAMP, 0.0, 1.0)
-        warm_weights = np.clip(1.0 - ((copies * weights + rest) / cache - 1.0) / RESIDENCY_RAMP, 0.0, 1.0)
+        warm_rest = gain * clipped(1.0 - ((weights + rest) / cache - 1.0) / RESIDENCY_RAMP, 0.0, 1.0)
+        warm_weights = clipped(1.0 - ((copies * weights + rest) / cache - 1.0) / RESIDENCY_RAMP, 0.0, 1.0)
         warm_weights = (1.0 - 1.0 / weight_speedup) * warm_weights
         memory = (weights * (1.0 - warm_weights) + rest * (1.0 - warm_rest)) / (f * bandwidth)
         memory = memory + ramp * (memory / (memory + ramp))

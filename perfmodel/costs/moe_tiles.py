@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from perfmodel.arrays import clipped
 from perfmodel.costs.expert_load import ExpertLoad
 
 WAVE_SOFTNESS = 0.15
@@ -144,7 +145,7 @@ def tile_choice(menu: Menu, tokens: Any, local: Any, topk: Any) -> dict[int, Any
     if menu.choice == "average":
         # The mean is taken over the rank's own experts as if all picks were theirs, as the kernels' hosts do.
         mean = np.log2(np.maximum(tokens * topk / local, 1.0))
-        pick = np.clip(2.0 ** np.ceil(mean - 1e-9), heights[0], heights[-1])
+        pick = clipped(2.0 ** np.ceil(mean - 1e-9), heights[0], heights[-1])
         return {height: pick == height for height in heights}
     if menu.choice == "tokens":
         few = tokens <= local

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from perfmodel.arrays import Floats, as_floats
+from perfmodel.arrays import Floats, as_floats, clipped
 from perfmodel.costs.registry import formula
 
 SOURCE = "Derived: moments of a truncated power law, order statistics of sums; checked against sampled routings."
@@ -255,4 +255,4 @@ def imbalance_of(t: Any, e: Any, k: Any, ranks: Any, a: Any, chance: Any, law: P
     skewness = np.where(chance, binomial, skewness)
     z, n = _largest_of(ranks), np.sqrt(e / ranks)
     factor = 1.0 + deviation / n * (z + skewness * (z * z - 1.0) * (ranks > 1.5) / (6.0 * n))
-    return np.clip(factor, 1.0, np.maximum(1.0, np.minimum(ranks, e / k)))
+    return clipped(factor, 1.0, np.maximum(1.0, np.minimum(ranks, e / k)))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from perfmodel.arrays import Floats, as_floats
+from perfmodel.arrays import Floats, as_floats, clipped
 from perfmodel.costs.registry import formula
 
 
@@ -90,7 +90,7 @@ def closed_loop_wait(prefill_s: Floats, requests: Floats, cycle_s: Floats) -> Fl
     (0.0, 0.05)
     """
     others = np.maximum(as_floats(requests) - 1.0, 0.0)
-    load = np.clip(as_floats(requests) * prefill_s / cycle_s, 0.0, 1.0 - 1e-9)
+    load = clipped(as_floats(requests) * prefill_s / cycle_s, 0.0, 1.0 - 1e-9)
     return np.minimum(load * prefill_s / (2.0 * (1.0 - load)), others * prefill_s)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from perfmodel.arrays import Floats, as_floats
+from perfmodel.arrays import Floats, as_floats, clipped
 from perfmodel.costs.registry import formula
 
 
@@ -120,7 +120,7 @@ def causal_keys(tokens: Floats, context: Floats, window: Floats = 0.0) -> Floats
     q, c, w = as_floats(tokens), as_floats(context), as_floats(window)
     w = np.where(w > 0, w, np.inf)
     first = c - q + 1.0  # keys seen by the first query
-    growing = np.clip(w - first, 0.0, q)  # queries that see fewer keys than the window holds
+    growing = clipped(w - first, 0.0, q)  # queries that see fewer keys than the window holds
     ramp = growing * (2.0 * first + growing - 1.0) / 2.0
     return ramp + np.where(q > growing, (q - growing) * np.minimum(w, c), 0.0)
 
@@ -269,7 +269,7 @@ def active_experts(tokens: Floats, experts: Floats, topk: Floats) -> Floats:
     (8.0, 222.44)
     """
     e = as_floats(experts)
-    miss = np.clip(1.0 - as_floats(topk) / e, 0.0, 1.0)
+    miss = clipped(1.0 - as_floats(topk) / e, 0.0, 1.0)
     return e * (1.0 - np.power(miss, as_floats(tokens)))
 
 

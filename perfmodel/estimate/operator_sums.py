@@ -228,7 +228,7 @@ def time_works(works: Sequence[StepWork], target: Target, *, apart: bool) -> Non
 
 
 def _idle(op: Operator) -> bool:
-    return isinstance(op, Collective) and not (as_floats(op.payload) * op.count).any()
+    return isinstance(op, Collective) and not np.count_nonzero(as_floats(op.payload) * op.count)
 
 
 def _time(ops: Sequence[Operator], grids: Sequence[PlanGrid], lengths: Sequence[int], target: Target) -> OperatorTime:

@@ -1,5 +1,6 @@
 """Estimate: the answer for every plan as columns, with their parts and with the reason where a plan cannot be."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -42,7 +43,7 @@ class Columns(Mapping[str, npt.NDArray[np.float64]]):
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], parts: Sequence[Mapping[str, Column]]) -> None:
         self._shapes, self._parts = shapes, parts
-        self._starts = np.cumsum([0, *(int(np.prod(shape)) for shape in shapes)])
+        self._starts = np.cumsum([0, *(math.prod(shape) for shape in shapes)])
 
     def __getitem__(self, name: str) -> npt.NDArray[np.float64]:
         if len(self._parts) == 1:

@@ -85,7 +85,8 @@ def merge(items: Sequence[T], lengths: Sequence[int]) -> T:
     if len(items) == 1:
         return items[0]
     changed: dict[str, Any] = {}
-    sizes, others = _names(type(first))
+    of: type = type(first)
+    sizes, others = _names(of)
     for name in sizes:
         changed[name] = chained([getattr(item, name) for item in items], lengths)
     for name in others:

@@ -1,5 +1,6 @@
 """Distinct rows of columns that broadcast against each other, so that each is computed once (no quantity)."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from perfmodel.arrays import Floats, as_floats
+from perfmodel.arrays import Floats, as_floats, common_shape
 
 FEW = 16
 """Up to so many rows nothing is looked for: finding equal ones would cost more than computing them again."""
@@ -76,8 +77,8 @@ def distinct(columns: Mapping[str, Floats], shape: tuple[int, ...] | None = None
     """
     arrays = {name: as_floats(value) for name, value in columns.items()}
     if shape is None:
-        shape = np.broadcast_shapes(*(value.shape for value in arrays.values()))
-    size = int(np.prod(shape))
+        shape = common_shape(*(value.shape for value in arrays.values()))
+    size = math.prod(shape)
     if size <= FEW:
         rows = {name: _flat(value, shape, size) for name, value in arrays.items()}
         return Distinct(rows, np.arange(size).reshape(shape))

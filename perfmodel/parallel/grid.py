@@ -1,12 +1,13 @@
 """Plans: parallel splits as a structure of arrays that broadcast against each other."""
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from perfmodel.arrays import as_floats
+from perfmodel.arrays import as_floats, common_shape
 from perfmodel.errors import PlanError
 from perfmodel.parallel.mesh import Slices, pick, take_part
 
@@ -56,12 +57,12 @@ class PlanGrid:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape that every knob broadcasts to."""
-        return np.broadcast_shapes(*(getattr(self, f.name).shape for f in fields(self)))
+        return common_shape(*(value.shape for _, value in self.knobs()))
 
     @property
     def size(self) -> int:
         """Number of plans."""
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
     @property
     def devices(self) -> npt.NDArray[np.float64]:

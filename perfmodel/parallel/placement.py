@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from perfmodel.arrays import Floats, as_floats
+from perfmodel.arrays import Floats, as_floats, clipped
 from perfmodel.parallel.groups import RankGroup
 
 Array = npt.NDArray[np.float64]
@@ -131,6 +131,6 @@ def _units(ranks: Array, stride: Array, block: Array, world: Array, devices: flo
     held = np.maximum(np.ceil(devices / stride), 1.0)
     rest = np.where(several, step, block - (spanned - 1.0) * devices) / stride
     one = spanned <= 1.0
-    emptiest = np.where(one, ranks, np.clip(np.floor(rest), 1.0, held))
+    emptiest = np.where(one, ranks, clipped(np.floor(rest), 1.0, held))
     apart = np.minimum(held, np.where(several & (block < devices), ranks - emptiest, ranks))
     return spanned, emptiest, np.where(one, ranks, np.maximum(apart, emptiest))

@@ -70,7 +70,7 @@ def _fullest_stage(
     Plans with more stages than layers, which rules refuse, are given the model undivided.
     """
     result: Floats = as_floats(np.nan)
-    for p in np.unique(stages):
+    for p in sorted(set(stages.ravel().tolist())):
         layout = model.stages(int(p) if p <= model.layers else 1)
         end = len(layout) - 1
         most: Floats = as_floats(0.0)
@@ -160,7 +160,8 @@ def serving_footprint(
         buffers = buffers + np.max(np.broadcast_arrays(*staged), axis=0)
 
     def spread(value: Floats) -> Floats:
-        return np.broadcast_to(value, (found.rows,))[found.where]
+        every = as_floats(value)
+        return (every if every.shape == (found.rows,) else np.broadcast_to(every, (found.rows,)))[found.where]
 
     per_request = spread(_fullest_stage(model, held, 0.0, 0.0, split.pp))
     logits = as_floats(requests) * np.ceil(model.vocab / as_floats(grid.tp)) * 4.0

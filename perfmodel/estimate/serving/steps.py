@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from perfmodel.arrays import Floats, as_floats
+from perfmodel.arrays import Floats, as_floats, clipped
 from perfmodel.errors import PlanError
 from perfmodel.estimate.serving.drafting import drafting_factor
 from perfmodel.estimate.serving.footprint import Footprint, serving_footprint
@@ -121,7 +121,7 @@ def serving_steps(
     footprint = workload_footprint(model, target, grid, workload, precision)
     running = running_requests(grid, footprint)
     # Prompts that wait together share a step, and so the reading of the weights and the launches.
-    together = np.clip(np.floor(budget / fresh), 1.0, np.maximum(MOST_PROMPTS, np.floor(running / workload.osl)))
+    together = clipped(np.floor(budget / fresh), 1.0, np.maximum(MOST_PROMPTS, np.floor(running / workload.osl)))
     # With pipeline stages the requests of a rank form one microbatch per stage, all stages busy at once.
     decoding = decoding_requests(model, target, workload, running)
     batch, verified = np.ceil(decoding / grid.pp), as_floats(workload.draft_tokens + 1.0)
