@@ -28,7 +28,7 @@ DIST_ZO2 = "DistZO2 (arXiv:2507.03211)"
 
 _ZERO = (
     "its step of 67 s was the same on 768 GPUs and on 1,536: all of it exchange, at 16 GB/s per node, a twelfth of what"
-    " eight adapters carry; later software (fms-fsdp, below) reaches what its network can"
+    " eight adapters carry; later software (fms-fsdp) reaches what its network can"
 )
 _RESIDUE = "copies of logits in 32 bits and fragments of the allocator are left out, which longer sequences pay for"
 
