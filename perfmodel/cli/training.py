@@ -76,7 +76,7 @@ def rank(
     vp: Annotated[str | None, typer.Option(help="Hold the chunks per stage at one value, or several: 1,2,4.")] = None,
     micro_batch: Annotated[str | None, typer.Option(help="Hold the microbatch at one value, or several.")] = None,
     recompute: Annotated[
-        str | None, typer.Option(help="Hold recomputation: none, selective, pointwise or full, or several.")
+        str | None, typer.Option(help="Hold recomputation: none, selective, pointwise, latent or full, or several.")
     ] = None,
     zero: Annotated[str | None, typer.Option(help="Hold the ZeRO stage at one value, or several: 0,1,3.")] = None,
     shard_copies: knobs.ShardCopies = 1,
@@ -240,7 +240,7 @@ def explain(
     vp: Annotated[int, typer.Option(help="Chunks per stage.")] = 1,
     micro_batch: Annotated[int, typer.Option(help="Sequences of a microbatch.")] = 1,
     sequence_parallel: Annotated[bool, typer.Option(help="Divide activations outside the matrices too.")] = True,
-    recompute: Annotated[str, typer.Option(help="none, selective, pointwise or full.")] = "none",
+    recompute: Annotated[str, typer.Option(help="none, selective, pointwise, latent or full.")] = "none",
     recompute_share: Annotated[float, typer.Option(help="Part of the layers that is recomputed, 0 to 1.")] = 1.0,
     shard_copies: knobs.ShardCopies = 1,
     tp_overlap: knobs.TpOverlap = False,

@@ -5,7 +5,7 @@ import numpy as np
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.registry import formula
 
-RECOMPUTE = ("none", "selective", "full", "pointwise")
+RECOMPUTE = ("none", "selective", "full", "pointwise", "latent")
 """What is computed a second time in the backward pass: nothing, the attention core, every layer, or what norms and
 activation functions put out."""
 

@@ -105,6 +105,10 @@ class Indexer:
         )
 
 
+LIFTING = ("query up projection", "latent expansion")
+"""Products, and their weights, that widen latent vectors to queries, keys and values."""
+
+
 @dataclass(frozen=True, slots=True)
 class LatentAttention(Layer):
     """Multi-head latent attention: keys and values of all heads come from one cached latent vector per token.

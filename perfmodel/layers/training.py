@@ -8,7 +8,7 @@ from perfmodel.arrays import as_floats
 from perfmodel.layers.attention import GroupedQueryAttention
 from perfmodel.layers.base import Layer
 from perfmodel.layers.embedding import Embedding, Head
-from perfmodel.layers.latent import LatentAttention
+from perfmodel.layers.latent import LIFTING, LatentAttention
 from perfmodel.layers.mlp import Mlp
 from perfmodel.layers.moe import MixtureOfExperts
 from perfmodel.layers.norm import Norm
@@ -59,8 +59,9 @@ def _softmax_attention(part: GroupedQueryAttention | LatentAttention, micro: Mic
     values = rows * core.kv_heads * core.v_head_dim
     outputs = rows * core.heads * core.v_head_dim
     moved = a * (queries + keys + values)
-    passes = [TrainingPass("rotary and layout", 2.0 * moved, 2.0 * moved)]
-    kept = [Kept("queries, keys and values", moved), Kept("attention output", a * outputs)]
+    lifted = isinstance(part, LatentAttention)
+    passes = [TrainingPass("rotary and layout", 2.0 * moved, 2.0 * moved, lifted=lifted)]
+    kept = [Kept("queries, keys and values", moved, lifted=lifted), Kept("attention output", a * outputs)]
     if micro.recipe.cast_bytes:  # the projection keeps its own, narrower copy
         kept.append(Kept("attention output, quantised", micro.recipe.operand_bytes * outputs))
     if isinstance(part, LatentAttention):
@@ -80,7 +81,8 @@ def _softmax_attention(part: GroupedQueryAttention | LatentAttention, micro: Mic
         *_tensor_exchanges("attention", float(part.hidden), micro),
         Exchange("context all-to-all", "all_to_all", split, "cp"),
     )
-    return LayerWork(_products(gemms, micro.recipe), tuple(attentions), tuple(passes), exchanges, tuple(kept))
+    products = tuple(replace(p, lifts=lifted and p.name in LIFTING) for p in _products(gemms, micro.recipe))
+    return LayerWork(products, tuple(attentions), tuple(passes), exchanges, tuple(kept))
 
 
 def _mlp(part: Mlp, micro: MicroBatch) -> LayerWork:

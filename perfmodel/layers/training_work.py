@@ -35,6 +35,8 @@ class Product:
         Whether its weights are not learned: no weight gradient.
     adapter : bool
         Whether it is a low-rank adapter beside a frozen product.
+    lifts : bool
+        Whether it widens latent vectors to queries, keys or values, which latent recomputation repeats.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Product:
     experts: bool = False
     frozen: bool = False
     adapter: bool = False
+    lifts: bool = False
 
     def flops(self) -> Floats:
         """Operations of the forward product [FLOP]."""
@@ -68,6 +71,8 @@ class TrainingPass:
         Whether they belong to the attention core, which selective recomputation repeats.
     light : bool
         Whether they make what pointwise recomputation makes again.
+    lifted : bool
+        Whether they go over what was widened from latent vectors.
     """
 
     name: str
@@ -77,6 +82,7 @@ class TrainingPass:
     backward_kernels: float = 1.0
     core: bool = False
     light: bool = False
+    lifted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +128,15 @@ class Kept:
         Whether it belongs to the attention core.
     light : bool
         Whether a pointwise pass over other kept activations makes it again.
+    lifted : bool
+        Whether widening kept latent vectors makes it again.
     """
 
     name: str
     nbytes: Floats
     core: bool = False
     light: bool = False
+    lifted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ def training_meshes(
     --------
     >>> meshes = training_meshes(4, global_batch=8, tensor_limit=2, layers=4, chosen={"zero": [0, 1, 2]})
     >>> [(int(mesh.tp), int(mesh.pp), mesh.size) for mesh in meshes][:3]
-    [(1, 1, 24), (1, 2, 108), (1, 4, 48)]
+    [(1, 1, 30), (1, 2, 135), (1, 4, 60)]
     """
     if gpus < 1:
         raise PlanError(f"gpus must be at least 1, not {gpus}")

@@ -12,6 +12,7 @@ from perfmodel.costs.reliability import DEVICE_MTBF_S, checkpoint_interval, elas
 from perfmodel.errors import NothingFeasibleError, PlanError, UnknownNameError
 from perfmodel.estimate.training.predict import MOST_AT_ONCE, TrainingEstimate, TrainingWorkload, predict_training
 from perfmodel.estimate.training.target import TrainingTarget
+from perfmodel.layers.latent import LatentAttention
 from perfmodel.layers.training_recipe import TrainingRecipe
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.training_grid import TRAINING_KNOBS, TrainingGrid
@@ -207,7 +208,9 @@ def rank_training(
         )
     sizes = model.divisors()
     held = chosen or {}
-    modes = ("none", "selective", "full") if target.stack.unfused else ("none", "pointwise", "full")
+    parts = [part for block, _ in model.blocks for part in block.parts]
+    latent = ["latent"] if any(isinstance(part, LatentAttention) for part in parts) else []
+    modes = ["none", "selective", "full"] if target.stack.unfused else ["none", "pointwise", *latent, "full"]
     meshes = training_meshes(
         gpus,
         global_batch=int(np.max(workload.global_batch)),
@@ -215,7 +218,7 @@ def rank_training(
         layers=model.layers,
         experts=sizes.get("experts", 0),
         seq=int(workload.seq),
-        recompute=modes if held.get("sequence_chunks", 1) == 1 else ("full",),
+        recompute=modes if held.get("sequence_chunks", 1) == 1 else ["full"],
         zero=(1, 2, 3),
         # Pipelines share out gradients, but keep their weights from one microbatch to the next, as Llama 3 did
         # (arXiv:2407.21783, section 3.3.2).

@@ -211,6 +211,25 @@ def test_pointwise_recomputation_lies_between_none_and_full(found, model):
     assert one["hfu"][1] * one["step_s"][1] == pytest.approx(one["hfu"][0] * one["step_s"][0])
 
 
+def test_latent_recomputation_gives_up_what_its_products_make_again():
+    """Of DeepSeek-V3, queries, keys and values of 128 heads come from 512 and 1,536 latent numbers of each token."""
+    grid = training_plans(pp=16, dp=8, ep=8, recompute=["pointwise", "latent", "full"])
+    found = [estimate(grid, MOE, batch=256, seq=4096).activations(i) for i in range(3)]
+    steps = estimate(grid, MOE, batch=256, seq=4096)
+    name = "queries, keys and values"
+    assert found[0][name] > 0
+    assert name not in found[1]
+    assert steps["activations_bytes"][0] > steps["activations_bytes"][1] > steps["activations_bytes"][2]
+    assert steps["step_s"][0] < steps["step_s"][1] < steps["step_s"][2]
+    # 61 layers of up-projections, forward once more: heads x 192 for queries, heads x 256 for keys and values.
+    again = 2.0 * 61 * 128 * (1536 * 192 + 512 * 256) * 4096 * 256
+    done = (steps["hfu"] - steps["mfu"]) * steps["step_s"] * 128 * steps.context["peak_flops"]
+    assert done[1] == pytest.approx(again, rel=1e-6)
+    plain = estimate(training_plans(dp=8, recompute=["pointwise", "latent"]))
+    assert plain["step_s"][0] == plain["step_s"][1]
+    assert plain["peak_bytes"][0] == plain["peak_bytes"][1]
+
+
 def test_dual_pipe_hides_the_exchange_of_tokens():
     target = training_target("hgx-h800")
     grid = training_plans(pp=8, dp=64, ep=64, recompute="none", schedule=["zb-h1", "dualpipe"])

@@ -130,6 +130,7 @@ def block_time(
     forward, backward = _empty(), _empty()
     core: Parts = _empty()
     light: Parts = _empty()
+    lifted: Parts = _empty()
     weight_s: Floats = 0.0
     beside: list[Floats] = [0.0, 0.0]  # products that tensor-parallel exchanges can run beside, each way
     pieces = grid.sequence_chunks if np.any(grid.sequence_chunks > 1) else None
@@ -160,6 +161,9 @@ def block_time(
         forward["pointwise"] = forward["pointwise"] + as_floats(cast)
         backward["pointwise"] = backward["pointwise"] + as_floats(cast_back)
         weight_s = weight_s + as_floats(weights)
+        if product.lifts:
+            lifted["compute"] = lifted["compute"] + as_floats(ahead)
+            lifted["pointwise"] = lifted["pointwise"] + as_floats(cast)
     for op in work.attentions:
         ahead, back = kernels.attention(op)
         forward["compute"] = forward["compute"] + as_floats(ahead)
@@ -175,6 +179,8 @@ def block_time(
             core["pointwise"] = core["pointwise"] + as_floats(ahead)
         if item.light:
             light["pointwise"] = light["pointwise"] + as_floats(ahead)
+        if item.lifted:
+            lifted["pointwise"] = lifted["pointwise"] + as_floats(ahead)
     for exchange in work.exchanges:
         ranks, stride = network.of(exchange.network, grid)
         once = as_floats(network.collective(exchange.kind, exchange.payload, ranks, stride, exchange.copies))
@@ -197,7 +203,8 @@ def block_time(
         returned = _add(returned, again, np.equal(grid.recompute, 2) * grid.recompute_share)
         returned = _add(returned, core, np.equal(grid.recompute, 1))
         if np.any(grid.recompute > 2):
-            returned = _add(returned, light, np.equal(grid.recompute, 3))
+            returned = _add(returned, light, np.greater(grid.recompute, 2))
+            returned = _add(returned, lifted, np.equal(grid.recompute, 4))
     return BlockTime(launched, returned, weight_s)
 
 

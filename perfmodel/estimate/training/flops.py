@@ -4,6 +4,7 @@ import numpy as np
 
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.layers.base import Shard, Step
+from perfmodel.layers.latent import LIFTING
 from perfmodel.layers.operators import Attention
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
@@ -62,13 +63,16 @@ def step_flops(
         For MFU and for HFU [FLOP].
     """
     layers = as_floats(visited) * sum(count * block.active_parameters() for block, count in model.blocks)
+    lifting = as_floats(visited) * sum(
+        count * tensor.active for block, count in model.blocks for tensor in block.tensors() if tensor.name in LIFTING
+    )
     head = sum(tensor.active for tensor in model.head.tensors())
     attention = as_floats(visited) * _attention_flops(model, seq)
     batch = as_floats(global_batch)
     forward = 2.0 * (layers + head) * seq + attention
     again = np.select(
-        [np.equal(recompute, 2), np.equal(recompute, 1)],
-        [as_floats(share) * (2.0 * layers * seq + attention), attention],
+        [np.equal(recompute, 2), np.equal(recompute, 1), np.equal(recompute, 4)],
+        [as_floats(share) * (2.0 * layers * seq + attention), attention, 2.0 * lifting * seq],
         0.0,
     )
     if method == "forward":

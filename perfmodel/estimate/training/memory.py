@@ -69,6 +69,7 @@ def _kept(items: tuple[Kept, ...], recompute: Floats, share: Floats) -> dict[str
     for item in items:
         plain = np.equal(recompute, 0) | (np.equal(recompute, 1) & (not item.core))
         plain = plain | (np.equal(recompute, 3) & (not item.light))
+        plain = plain | (np.equal(recompute, 4) & (not (item.light or item.lifted)))
         stays = np.where(plain, 1.0, np.where(np.equal(recompute, 2), 1.0 - as_floats(share), 0.0))
         out[item.name] = out.get(item.name, 0.0) + stays * as_floats(item.nbytes)
     return out
@@ -204,7 +205,8 @@ def _stage(
             np.where(
                 np.equal(grid.recompute, 1),
                 _core(work.kept),
-                np.where(np.equal(grid.recompute, 3), _sum(tuple(item for item in work.kept if item.light)), 0.0),
+                np.where(grid.recompute > 2, _sum(tuple(item for item in work.kept if item.light)), 0.0)
+                + np.where(np.equal(grid.recompute, 4), _sum(tuple(item for item in work.kept if item.lifted)), 0.0),
             ),
         )
         working = np.maximum(working, again)
