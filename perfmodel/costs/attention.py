@@ -10,6 +10,9 @@ from perfmodel.costs.registry import formula
 OUTPUT_BYTES = 2.0
 """Bytes per element of the attention output, which every kernel writes in 16 bits [B]."""
 
+RESIDENCY_RAMP = 0.12
+"""Working set beyond a cache that fills whole, relative to it, at which nothing is found there any more [1]."""
+
 
 def overlapped(first: Any, second: Any, exponent: float) -> Any:
     """Return the time of two activities that overlap in part: their p-norm, between the larger and the sum.
@@ -61,10 +64,11 @@ def power_of_two(count: Any) -> Any:
     return np.ldexp(1.0, exponent - (mantissa == 0.5))
 
 
-def cold_share(nbytes: Any, cache_bytes: Any, warm_ratio: float) -> Any:
+def cold_share(nbytes: Any, cache_bytes: Any, warm_ratio: float, *, whole: bool = False) -> Any:
     r"""Return the time of moving bytes relative to moving all of them from memory, where a cache holds some.
 
-    .. math:: s = \kappa + \frac{1 - \kappa}{w}, \quad \kappa = \frac{1}{1 + (C / V)^4}
+    .. math:: s = \kappa + \frac{1 - \kappa}{w}, \quad \kappa = \frac{1}{1 + (C / V)^4} \quad\text{or}\quad
+       \kappa = \min\left(1,\ \max\left(0,\ \frac{V / C - 1}{0.12}\right)\right)
 
     Parameters
     ----------
@@ -74,6 +78,9 @@ def cold_share(nbytes: Any, cache_bytes: Any, warm_ratio: float) -> Any:
         Cache that may still hold it from the run before; zero where it is cold [B].
     warm_ratio : float
         Bandwidth of the cache relative to memory [1].
+    whole : bool
+        Whether the cache is filled to its last byte before it loses anything (the second form), and does not miss more
+        and more as it fills.
 
     Returns
     -------
@@ -85,9 +92,12 @@ def cold_share(nbytes: Any, cache_bytes: Any, warm_ratio: float) -> Any:
     >>> float(cold_share(100e6, 0.0, 4.0)), float(cold_share(50e6, 50e6, 4.0))
     (1.0, 0.625)
     """
-    fits = cache_bytes / np.maximum(nbytes, 1.0)
-    fits = fits * fits
-    cold = 1.0 / (1.0 + fits * fits)
+    if whole:
+        cold = np.clip((nbytes / np.maximum(cache_bytes, 1.0) - 1.0) / RESIDENCY_RAMP, 0.0, 1.0)
+    else:
+        fits = cache_bytes / np.maximum(nbytes, 1.0)
+        fits = fits * fits
+        cold = 1.0 / (1.0 + fits * fits)
     return cold + (1.0 - cold) / warm_ratio
 
 

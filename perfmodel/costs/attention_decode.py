@@ -67,6 +67,7 @@ DECODE_COEFFICIENTS = (
         "cold_latency": (False, True),
         "rows_min": (8, 16, 32, 64),
         "key_tile": (1, 64, 128),
+        "whole_cache": (False, True),
     },
 )  # fmt: skip
 def decode_attention_split(
@@ -117,6 +118,7 @@ def decode_attention_split(
     cold_latency: bool = False,
     rows_min: int = 8,
     key_tile: int = 1,
+    whole_cache: bool = False,
 ) -> Floats:
     r"""Return the time of decode attention on one device.
 
@@ -207,6 +209,9 @@ def decode_attention_split(
         Fewest rows of a tile, to which smaller groups of heads are padded; at least those of a matrix instruction.
     key_tile : int
         Keys in a block of the inner loop, which is computed whole however few of them there are.
+    whole_cache : bool
+        Whether the last-level cache keeps all that it holds until it is full, whatever `cache_share`, as large ones
+        before GDDR memory do.
 
     Returns
     -------
@@ -239,6 +244,8 @@ def decode_attention_split(
         "elements": 0.0 if kv_elements is None else as_floats(kv_elements),
     }  # fmt: skip
 
+    kept = 1.0 if whole_cache else cache_share
+
     def core(
         batch: Any, context: Any, heads: Any, kv_heads: Any, qk: Any, v: Any, window: Any, peak: Any, bandwidth: Any,
         cores: Any, queries: Any, query_bytes: Any, kv_bytes: Any, cache: Any, elements: Any,
@@ -252,7 +259,7 @@ def decode_attention_split(
         rows = group * queries
         new = batch * queries
         nbytes = new * heads * (qk * query_bytes + v * OUTPUT_BYTES) + batch * keys * kv_heads * elements * kv_bytes
-        share = cold_share(nbytes, cache_share * cache, warm_ratio)
+        share = cold_share(nbytes, kept * cache, warm_ratio, whole=whole_cache)
         memory = share * nbytes / (memory_efficiency * bandwidth)
         slowdown = 1.0 + wide_head * np.maximum(0.0, (qk + v) / REFERENCE_WIDTH - 1.0)
         widening = 1.0 + tile_width * ((qk + v) / REFERENCE_WIDTH - 1.0)
@@ -264,7 +271,7 @@ def decode_attention_split(
             """Time of the main loop of `blocks` thread blocks in at most `most` splits, with its memory traffic."""
             x = blocks / cores
             waves = (1.0 - wave_softness) * np.ceil(x) + wave_softness * np.maximum(1.0, x)
-            run = computed * per_key + (context - keys) * np.minimum(skip_s, per_key)
+            run = computed * per_key + np.maximum(context - computed, 0.0) * np.minimum(skip_s, per_key)
             whole = overlapped(np.maximum(waves * (per_block + run), per_block + latency * run), memory, overlap)
             splits = np.maximum(1.0, np.minimum(np.minimum(concurrency / x, most), computed / split_keys))
             busy = np.maximum(x * (splits * per_block + run), per_block + latency * run / splits)

@@ -185,6 +185,21 @@ def test_cold_share():
     assert cold_share(1e6, 1e9, 5.0) == pytest.approx(0.2)
 
 
+def test_a_cache_that_fills_whole_loses_nothing_before_it_is_full():
+    assert cold_share(1e8, 1e8, 4.0, whole=True) == pytest.approx(0.25)
+    assert cold_share(1.06e8, 1e8, 4.0, whole=True) == pytest.approx(0.625)
+    assert cold_share(1.12e8, 1e8, 4.0, whole=True) == pytest.approx(1.0)
+    assert cold_share(1e6, 0.0, 4.0, whole=True) == 1.0
+    # 4 x 8192 keys of 8 heads: 128 MiB with the keys and values in 16 bits, and a little for the queries.
+    times = [
+        float(decode_attention_split(4, 8192, 32, 8, 128, 128, 0, **HARDWARE, cache_bytes=size, whole_cache=whole))
+        for size in (136 * 2**20, 112 * 2**20)
+        for whole in (True, False)
+    ]
+    assert times[0] < times[1]
+    assert times[2] > times[3]
+
+
 def test_a_warm_cache_helps():
     sizes = (8, 1024, 32, 8, 128, 128, 0)
     assert decode_attention_split(*sizes, **HARDWARE, cache_bytes=1e9, warm_ratio=4.0) < decode_attention_split(
