@@ -33,6 +33,7 @@ def calibrate(
     from perfmodel.calibrate.files import calibration_toml
     from perfmodel.calibrate.operators import calibrate_operators
     from perfmodel.estimate.kernel_checks import load_kernels
+    from perfmodel.estimate.sustained import at_sustained_rates
     from perfmodel.hardware.catalog import list_devices, load_device
     from perfmodel.reports.tables import plain_table
 
@@ -41,7 +42,7 @@ def calibrate(
         read_cases(cases, ("op", "measured_s")),
         device,
         engine,
-        load_kernels(device.id, device.architecture, profiles),
+        at_sustained_rates(load_kernels(device.id, device.architecture, profiles), device),
         source=dataset or cases.name,
         elsewhere=[
             kernel
