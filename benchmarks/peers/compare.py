@@ -18,7 +18,7 @@ from perfmodel.validate.scores import errors
 
 METRICS = {
     "serving": {"ttft_s": "measured_ttft_s", "tpot_s": "measured_tpot_s"},
-    "training": {"step_s": "measured_step_s"},
+    "training": {"step_s": "measured_step_s", "peak_bytes": "measured_peak_bytes"},
 }
 GROUPS = {"serving": "engine", "training": "source"}
 

@@ -16,10 +16,10 @@ def errors(name: str, groups: Sequence[str] = ()) -> str:
     """Lay out the errors of every tool, on some groups of cases or on all that a tool answers."""
     head = f"{'cases':24} {'tool':24} {'metric':8} {'n':>5} {'answered':>9} {'mean':>7} {'median':>7}"
     lines = (
-        f"{row['group']:24} {row['tool']:24} {row['metric'][:-2]:8} {float(row['cases']):5.0f}"
+        f"{row['group']:24} {row['tool']:24} {row['metric'].rpartition('_')[0]:8} {float(row['cases']):5.0f}"
         f" {float(row['coverage']):8.0f}% {float(row['mape']):6.1f}% {float(row['median']):6.1f}%"
         for row in _rows(name)
-        if row["mape"] and (not groups or row["group"] in groups)
+        if row["mape"] and float(row["cases"]) and (not groups or row["group"] in groups)
     )
     return "\n".join((head, *lines))
 
