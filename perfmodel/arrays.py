@@ -8,6 +8,9 @@ import numpy.typing as npt
 Floats: TypeAlias = "float | npt.NDArray[np.float64]"
 """A number or an array of them, always float64 when it is an array."""
 
+Array: TypeAlias = npt.NDArray[np.float64]
+"""An array of float64, 0-d for a number."""
+
 Booleans: TypeAlias = "bool | np.bool_ | npt.NDArray[np.bool_]"
 """A truth value or a mask."""
 

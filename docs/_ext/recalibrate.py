@@ -20,7 +20,7 @@ import numpy as np
 from perfmodel.calibrate.cases import read_cases, words
 from perfmodel.calibrate.families import FAMILY_OF, GROUP, device_case
 from perfmodel.calibrate.files import calibration_toml
-from perfmodel.calibrate.fit import errors_of
+from perfmodel.calibrate.fit_errors import errors_of
 from perfmodel.calibrate.selection import fit_selected, menu
 from perfmodel.hardware.places import builtin_directory
 from perfmodel.validate.heldout import known_attributes, predict_held_out

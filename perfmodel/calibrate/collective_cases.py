@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-Array = npt.NDArray[np.float64]
+from perfmodel.arrays import Array
 
 ELEMENT_BYTES: Mapping[str, float] = {"dispatch": 1.0 + 4.0 / 128.0, "combine": 2.0}
 """Bytes per element on the wire: fp8 with one fp32 scale per 128 elements, and bf16."""
@@ -84,7 +83,7 @@ def deepep_sizes(frame: pd.DataFrame) -> dict[str, Array]:
 
 
 def collective_candidates(form: str, *, shared_bus: bool = False) -> tuple[dict[str, Any], ...]:
-    """Attribute sets of a collective form, the simplest first, for `perfmodel.calibrate.fit.choose_attributes`.
+    """Attribute sets of a collective form, the simplest first.
 
     Parameters
     ----------

@@ -1,19 +1,17 @@
-"""Coefficients of a registered formula from measured times: robust fit, shape-wise hold-out, choice of attributes."""
+"""Coefficients of a registered formula from measured times: a robust fit within bounds."""
 
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import least_squares
 
-from perfmodel.arrays import as_floats
+from perfmodel.arrays import Array, as_floats
+from perfmodel.calibrate.fit_errors import errors_of
 from perfmodel.costs.registry import Coefficient, Formula, get_formula
 from perfmodel.errors import CalibrationError
-
-Array: TypeAlias = npt.NDArray[np.float64]
 
 MINIMUM_POINTS = 10
 """Fewest measured points from which anything is fitted."""
@@ -23,27 +21,6 @@ RESIDUAL_SCALE = 0.05
 
 DIFFERENCE = 1e-3
 """Step of the numerical derivative in the fit's coordinates."""
-
-
-@dataclass(frozen=True, slots=True)
-class Errors:
-    """Relative errors of predictions against measurements.
-
-    Parameters
-    ----------
-    mape, median, p90 : float
-        Mean, median and 90th percentile of the absolute relative error [1].
-    bias : float
-        Summed prediction over summed measurement, minus one [1].
-    points : int
-        Measured points.
-    """
-
-    mape: float
-    median: float
-    p90: float
-    bias: float
-    points: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,35 +45,6 @@ class FitResult:
     points: int
 
 
-def errors_of(predicted_s: npt.ArrayLike, measured_s: npt.ArrayLike) -> Errors:
-    """Relative errors of predictions.
-
-    Parameters
-    ----------
-    predicted_s, measured_s : array_like
-        Times of the same cases [s].
-
-    Returns
-    -------
-    Errors
-        Mean, median and 90th percentile of the absolute relative error, bias and count.
-
-    Examples
-    --------
-    >>> errors_of([1.1, 0.9], [1.0, 1.0]).mape
-    0.1
-    """
-    predicted, measured = as_floats(predicted_s), as_floats(measured_s)
-    error = np.abs(predicted / measured - 1.0)
-    return Errors(
-        float(error.mean()),
-        float(np.median(error)),
-        float(np.quantile(error, 0.9)),
-        float(predicted.sum() / measured.sum() - 1.0),
-        int(error.size),
-    )
-
-
 def _to_free(c: Coefficient, value: float) -> float:
     """Map a coefficient to the fit's coordinate: its logarithm, or its place in the range where zero is allowed."""
     value = min(max(value, c.low), c.high)
@@ -109,15 +57,54 @@ def _from_free(c: Coefficient, x: float) -> float:
     return min(max(value, c.low), c.high)
 
 
-def _take(values: Mapping[str, Any], index: Any, points: int) -> dict[str, Any]:
-    """Select points from every per-point array and leave constants alone."""
+def take_points(values: Mapping[str, Any], index: Any, points: int) -> dict[str, Any]:
+    """Select points from every per-point array and leave constants alone.
+
+    Parameters
+    ----------
+    values : mapping
+        Arguments of a form.
+    index : array_like or slice
+        Points that are wanted.
+    points : int
+        Length of a per-point array.
+
+    Returns
+    -------
+    dict
+        The arguments of those points.
+
+    Examples
+    --------
+    >>> {name: list(map(int, v)) for name, v in take_points({"tokens": [1, 2, 4]}, [0, 2], 3).items()}
+    {'tokens': [1, 4]}
+    """
     return {
         name: np.asarray(value)[index] if np.ndim(value) == 1 and np.size(value) == points else value
         for name, value in values.items()
     }
 
 
-def _checked(formula: Formula | str, measured_s: npt.ArrayLike) -> tuple[Formula, Array]:
+def checked_times(formula: Formula | str, measured_s: npt.ArrayLike) -> tuple[Formula, Array]:
+    """Look a form up, and check that there is enough to fit it to.
+
+    Parameters
+    ----------
+    formula : Formula or str
+        The form, or the name it is registered under.
+    measured_s : array_like
+        Measured time of every point [s].
+
+    Returns
+    -------
+    tuple
+        The form, and the times as a flat array.
+
+    Raises
+    ------
+    CalibrationError
+        If there are too few points, or times that are not positive.
+    """
     form = get_formula(formula) if isinstance(formula, str) else formula
     measured = as_floats(measured_s).reshape(-1)
     if not np.all(np.isfinite(measured) & (measured > 0)):
@@ -191,7 +178,7 @@ def fit_form(
     CalibrationError
         If there are too few points, or times that are not positive.
     """
-    form, measured = _checked(formula, measured_s)
+    form, measured = checked_times(formula, measured_s)
     points = measured.size
     kept = {c.name: (priors or {}).get(c.name, c.default) for c in form.coefficients if c.name not in fixed}
     fitted = [c for c in form.coefficients if c.name in kept and (free is None or c.name in free)]
@@ -199,7 +186,7 @@ def fit_form(
     index: Any = slice(None)
     if points > max_points:
         index = np.sort(rng.choice(points, max_points, replace=False))
-    some_sizes, some_fixed = _take(sizes, index, points), _take(fixed, index, points)
+    some_sizes, some_fixed = take_points(sizes, index, points), take_points(fixed, index, points)
     log_measured = np.log(measured[index])
     root_weight = 1.0 if weights is None else np.sqrt(as_floats(weights).reshape(-1)[index])
     origin = np.array([_to_free(c, kept[c.name]) for c in fitted])
@@ -241,157 +228,3 @@ def fit_form(
     coefficients = coefficients_at(best)
     e = errors_of(form.function(**sizes, **fixed, **coefficients), measured)
     return FitResult(coefficients, e.mape, e.median, e.p90, e.bias, e.points)
-
-
-def folds_by_shape(keys: Sequence[npt.ArrayLike], folds: int, seed: int = 0) -> npt.NDArray[np.int64]:
-    """Deal whole shapes into folds, so that no shape is on both sides of a split.
-
-    Parameters
-    ----------
-    keys : sequence of array_like
-        The columns that make a shape, for instance ``(n, k)``.
-    folds : int
-        Number of folds.
-    seed : int
-        Seed of the deal.
-
-    Returns
-    -------
-    numpy.ndarray
-        Fold of every row, from 0 to ``folds - 1``.
-
-    Examples
-    --------
-    >>> folds_by_shape([[1, 1, 2, 2]], 2).tolist() in ([0, 0, 1, 1], [1, 1, 0, 0])
-    True
-    """
-    table = np.stack([as_floats(key).reshape(-1) for key in keys], axis=1)
-    shapes, inverse = np.unique(table, axis=0, return_inverse=True)
-    dealt = np.arange(len(shapes)) % folds
-    np.random.default_rng(seed).shuffle(dealt)
-    return np.asarray(dealt[inverse.reshape(-1)], dtype=np.int64)
-
-
-def holdout_by_shape(keys: Sequence[npt.ArrayLike], fraction: float = 0.3, seed: int = 0) -> npt.NDArray[np.bool_]:
-    """Mark the rows of a random part of the shapes for testing.
-
-    Parameters
-    ----------
-    keys : sequence of array_like
-        The columns that make a shape.
-    fraction : float
-        Part of the shapes that is held out.
-    seed : int
-        Seed of the draw.
-
-    Returns
-    -------
-    numpy.ndarray
-        True for held-out rows.
-
-    Examples
-    --------
-    >>> int(holdout_by_shape([[1, 1, 2, 2]], 0.5).sum())
-    2
-    """
-    table = np.stack([as_floats(key).reshape(-1) for key in keys], axis=1)
-    shapes, inverse = np.unique(table, axis=0, return_inverse=True)
-    held = np.arange(len(shapes)) < round(fraction * len(shapes))
-    np.random.default_rng(seed).shuffle(held)
-    return np.asarray(held[inverse.reshape(-1)], dtype=np.bool_)
-
-
-def cross_validate(
-    formula: Formula | str,
-    sizes: Mapping[str, Any],
-    fixed: Mapping[str, Any],
-    measured_s: npt.ArrayLike,
-    keys: Sequence[npt.ArrayLike],
-    *,
-    folds: int = 3,
-    seed: int = 0,
-    **options: Any,
-) -> Errors:
-    """Errors on shapes that the fit has not seen.
-
-    Parameters
-    ----------
-    formula, sizes, fixed, measured_s
-        As for `fit_form`.
-    keys : sequence of array_like
-        The columns that make a shape.
-    folds : int
-        Folds of shapes.
-    seed : int
-        Seed of the deal and of the fits.
-    **options
-        Further options of `fit_form`.
-
-    Returns
-    -------
-    Errors
-        Of all points, each predicted by the fit that did not see its shape.
-    """
-    form, measured = _checked(formula, measured_s)
-    fold = folds_by_shape(keys, folds, seed)
-    predicted = np.empty_like(measured)
-    for held in range(folds):
-        test, train = np.flatnonzero(fold == held), np.flatnonzero(fold != held)
-        if not test.size:
-            continue
-        result = fit_form(
-            form,
-            _take(sizes, train, measured.size),
-            _take(fixed, train, measured.size),
-            measured[train],
-            seed=seed,
-            **options,
-        )
-        seen = _take(sizes, test, measured.size) | _take(fixed, test, measured.size)
-        predicted[test] = as_floats(form.function(**seen, **result.coefficients))
-    return errors_of(predicted, measured)
-
-
-def choose_attributes(
-    formula: Formula | str,
-    sizes: Mapping[str, Any],
-    fixed: Mapping[str, Any],
-    measured_s: npt.ArrayLike,
-    keys: Sequence[npt.ArrayLike],
-    *,
-    candidates: Iterable[Mapping[str, Any]] | None = None,
-    tolerance: float = 0.02,
-    **options: Any,
-) -> tuple[dict[str, Any], Errors]:
-    """Choose the discrete attributes of a kernel by cross-validated error.
-
-    Parameters
-    ----------
-    formula, sizes, fixed, measured_s
-        As for `fit_form`.
-    keys : sequence of array_like
-        The columns that make a shape.
-    candidates : iterable of mapping, optional
-        Attribute sets to try, the simplest first; every combination of the registered values by default.
-    tolerance : float
-        A later candidate must be better than the best before it by this part of its error [1].
-    **options
-        Further options of `cross_validate` and `fit_form`.
-
-    Returns
-    -------
-    tuple
-        The attributes and their held-out errors.
-    """
-    form, measured = _checked(formula, measured_s)
-    if candidates is None:
-        names = list(form.attributes)
-        candidates = [dict(zip(names, values, strict=True)) for values in itertools.product(*form.attributes.values())]
-    best: tuple[dict[str, Any], Errors] | None = None
-    for candidate in candidates:
-        errors = cross_validate(form, sizes, {**fixed, **candidate}, measured, keys, **options)
-        if best is None or errors.mape < (1.0 - tolerance) * best[1].mape:
-            best = dict(candidate), errors
-    if best is None:
-        raise CalibrationError(f"{form.name}: no attribute sets to choose from")
-    return best

@@ -13,7 +13,8 @@ import pandas as pd
 from perfmodel.arrays import as_floats
 from perfmodel.calibrate.cases import words
 from perfmodel.calibrate.families import FAMILY_OF, Family, link_numbers, roofline
-from perfmodel.calibrate.fit import errors_of, fit_form
+from perfmodel.calibrate.fit import fit_form
+from perfmodel.calibrate.fit_errors import errors_of
 from perfmodel.calibrate.starts import best_start, known_kernels
 from perfmodel.costs.formats import FORMATS
 from perfmodel.errors import CalibrationError, PerfmodelError

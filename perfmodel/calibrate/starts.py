@@ -10,7 +10,9 @@ import numpy.typing as npt
 
 from perfmodel.arrays import as_floats
 from perfmodel.calibrate.collective_cases import ELEMENT_BYTES
-from perfmodel.calibrate.fit import Errors, cross_validate, fit_form
+from perfmodel.calibrate.cross_validation import cross_validate
+from perfmodel.calibrate.fit import fit_form
+from perfmodel.calibrate.fit_errors import Errors
 from perfmodel.costs.registry import Formula, get_formula
 from perfmodel.errors import CalibrationError
 from perfmodel.hardware.kernels import KernelCalibration, KernelTable

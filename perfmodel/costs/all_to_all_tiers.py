@@ -3,13 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from perfmodel.arrays import Floats, as_floats
+from perfmodel.arrays import Array, Floats, as_floats
 from perfmodel.costs.collective_tiers import links_of
 from perfmodel.costs.registry import formula
-
-Array = npt.NDArray[np.float64]
 
 
 def _members(ranks_per_tier: Sequence[Floats], ranks: "Floats | None") -> Array:

@@ -1,13 +1,10 @@
 """Time of the collectives that libraries ship [s]: calibrated forms with latency floors and protocol switches."""
 
 import numpy as np
-import numpy.typing as npt
 
-from perfmodel.arrays import Floats, as_floats
+from perfmodel.arrays import Array, Floats, as_floats
 from perfmodel.costs.collective_bounds import OPERATIONS, collective_bound, collective_traffic
 from perfmodel.costs.registry import Coefficient, formula
-
-Array = npt.NDArray[np.float64]
 
 MEASURED_RANKS = 8.0
 """Largest group that the forms were fitted to; beyond it latency grows with the depth of a tree."""

@@ -1,13 +1,10 @@
 """Time of sending tokens to their experts and back [s]: calibrated forms of the DeepEP kernels."""
 
 import numpy as np
-import numpy.typing as npt
 
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.expert_traffic import ranks_reached, units_reached
 from perfmodel.costs.registry import Coefficient, formula
-
-Array = npt.NDArray[np.float64]
 
 DEEPEP = "DeepEP (DeepSeek 2025), github.com/deepseek-ai/DeepEP"
 

@@ -1,15 +1,13 @@
 """Rows of each expert on the busiest rank of a layer: groups of equal experts from a routing distribution."""
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from perfmodel.arrays import Floats, as_floats, clipped
+from perfmodel.arrays import Array, Floats, as_floats, clipped
 from perfmodel.costs.routing import imbalance_of, normal_quantile, power_law_of
-
-Array: TypeAlias = npt.NDArray[np.float64]
 
 EDGES = np.array([0.0, 0.2, 0.4, 0.6, 0.77, 0.89, 0.965, 1.0])
 """Edges of the quantile bins in which experts are counted, finer where the heavy experts are."""

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from perfmodel.arrays import Floats, as_floats, clipped
+from perfmodel.arrays import Floats, clipped
 from perfmodel.costs.chunks import in_chunks
 from perfmodel.costs.registry import Coefficient, formula
 from perfmodel.costs.tiles import ANY, HOST_LAUNCHES, TILES
@@ -44,87 +44,6 @@ COEFFICIENTS = (
     _C("cache_speedup", "1", 1.3, 1.0, 5.0, "bandwidth of activations found in the cache, relative to memory"),
     _C("weight_speedup", "1", 1.0, 1.0, 5.0, "bandwidth of weights found in the cache, as benchmarks may do"),
 )
-
-
-def _sizes(tokens: Any, out_features: Any, in_features: Any, weight: Any, activation: Any, output: Any) -> Any:
-    """Return FLOP, bytes of the weights, and bytes of activations and outputs."""
-    return (
-        2.0 * tokens * out_features * in_features,
-        out_features * in_features * weight,
-        tokens * (in_features * activation + out_features * output),
-    )
-
-
-@formula(
-    name="gemm_bound",
-    quantity="time",
-    equation=r"\max\left(\frac{2mnk}{P}, \frac{\max(W + A - C, W - C/r, 0)}{B}, \frac{W + A}{B_C}\right)",
-    source="Williams, Waterman, Patterson, Roofline, CACM 52(4), 2009, with the bytes that must miss a cache",
-)
-def gemm_bound(
-    tokens: Any,
-    out_features: Any,
-    in_features: Any,
-    *,
-    peak_flops: Any,
-    memory_bandwidth: Any,
-    weight_bytes: Any,
-    activation_bytes: Any,
-    output_bytes: Any = 2.0,
-    cache_bytes: Any = 0.0,
-    cache_bandwidth: Any = np.inf,
-    weight_copies: Any = np.inf,
-) -> Floats:
-    r"""Return the time below which no kernel can finish a matrix multiplication.
-
-    .. math:: t \ge \max\left(\frac{2mnk}{P}, \frac{\max(W + A - C, W - C/r, 0)}{B}, \frac{W + A}{B_C}\right)
-
-    with :math:`W` bytes of weights, :math:`A` bytes of activations and outputs and :math:`C` bytes of cache.
-
-    Parameters
-    ----------
-    tokens, out_features, in_features : float or array
-        Rows of the activations, columns of the weights, inner dimension.
-    peak_flops : float or array
-        Dense peak of the operand format [FLOP/s].
-    memory_bandwidth : float or array
-        Memory bandwidth [B/s].
-    weight_bytes, activation_bytes, output_bytes : float or array
-        Bytes per element, scale factors included [B].
-    cache_bytes : float or array
-        Last-level cache, zero where everything is taken to miss [B].
-    cache_bandwidth : float or array
-        Bandwidth of the last-level cache [B/s].
-    weight_copies : float or array
-        Different weights used between two uses of the same ones: infinite in a model, a few in a benchmark.
-
-    Returns
-    -------
-    float or numpy.ndarray
-        Lower bound of the time [s].
-
-    Notes
-    -----
-    Differs from the plain roofline in that bytes that may be found in the cache need not come from memory.
-
-    References
-    ----------
-    Williams, Waterman, Patterson, "Roofline: an insightful visual performance model", CACM 52(4), 2009.
-
-    Examples
-    --------
-    >>> h100 = dict(peak_flops=989e12, memory_bandwidth=3.35e12)
-    >>> t = gemm_bound(4096, 4096, 4096, weight_bytes=2, activation_bytes=2, **h100)
-    >>> float(t * 1e6)
-    138.97
-    """
-    m, n, k = as_floats(tokens), as_floats(out_features), as_floats(in_features)
-    flop, weights, rest = _sizes(m, n, k, weight_bytes, activation_bytes, output_bytes)
-    missed = np.maximum(np.maximum(weights + rest - cache_bytes, weights - cache_bytes / weight_copies), 0.0)
-    bound: Floats = np.maximum(
-        np.maximum(flop / peak_flops, missed / memory_bandwidth), (weights + rest) / cache_bandwidth
-    )
-    return bound
 
 
 @formula(
@@ -297,7 +216,7 @@ def gemm_tiled(
         ramp: Any,
     ) -> Any:  # fmt: skip
         deep = np.maximum(k, SHORTEST_DEPTH)
-        _, weights, rest = _sizes(m, n, k, w, a, o)
+        weights, rest = n * k * w, m * (k * a + n * o)
         # Bytes count less by this part where they are found in the cache: all of them while the working set fits.
         gain = 1.0 - 1.0 / speedup
         warm_rest = gain * clipped(1.0 - ((weights + rest) / cache - 1.0) / RESIDENCY_RAMP, 0.0, 1.0)

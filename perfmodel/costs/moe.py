@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from perfmodel.arrays import Floats, as_floats
-from perfmodel.costs.expert_load import ExpertLoad, expert_load
+from perfmodel.costs.expert_load import expert_load
 from perfmodel.costs.moe_tiles import MENUS, product_time, tile_choice
 from perfmodel.costs.registry import Coefficient, formula
 from perfmodel.errors import UnknownNameError
@@ -20,100 +20,6 @@ RESIDENT_SPEED = 4.0
 REMOTE = ("skipped", "passed", "multiplied", "joined")
 """Rows that belong to other ranks: not touched, touched by element-wise passes only, multiplied as well, or
 multiplied for the tokens that have an expert on the rank."""
-
-
-def _operand_bytes(load: ExpertLoad, hidden: Any, width: Any, matrices: Any, weight_bytes: Any) -> Any:
-    return load.active * matrices * hidden * width * weight_bytes
-
-
-@formula(
-    name="experts_bound",
-    quantity="time",
-    equation=r"t \ge \max\left(\frac{2 M \cdot R H I / tp}{P},"
-    r"\frac{\max(0, E_a M H I w / tp - C) + \max(0, (a + 2) T_r H - C)}{B}\right)",
-    source="Derived: arithmetic at peak; weights of active experts and the rank's tokens, in and out, from memory.",
-    valid={"tokens": (0, 2**20), "experts": (1, 2**16), "topk": (1, 64)},
-)
-def experts_bound(
-    tokens: Floats,
-    hidden: Floats,
-    intermediate: Floats,
-    experts: Floats,
-    topk: Floats,
-    expert_ranks: Floats = 1.0,
-    tensor_ranks: Floats = 1.0,
-    *,
-    gated: Any = True,
-    skew: Floats = 0.0,
-    random: Any = False,
-    warm: Any = False,
-    peak_flops: Floats,
-    memory_bandwidth: Floats,
-    weight_bytes: Floats,
-    input_bytes: Floats = 2.0,
-    cache_bytes: "Floats | None" = None,
-) -> Floats:
-    r"""Least time of the routed experts of one layer on the busiest rank.
-
-    .. math:: t \ge \max\left(\frac{2 M R H I / tp}{P},
-        \frac{\max(0, E_a M H I w / tp - C) + \max(0, (a + 2) T_r H - C)}{B}\right)
-
-    with M = 3 matrices of a gated expert or 2, R rows, E_a active experts and T_r tokens of the rank.
-
-    Parameters
-    ----------
-    tokens : float or array
-        Tokens before top-k on all ranks together.
-    hidden, intermediate : float or array
-        Width of the model, and of an expert before it is split.
-    experts, topk : float or array
-        Routed experts, and experts per token.
-    expert_ranks, tensor_ranks : float or array
-        Ranks over which the experts, and over which each expert, are split.
-    gated : bool or array
-        Whether there is a gate beside the up projection.
-    skew : float or array
-        Exponent of the power law of the experts' loads; 0 is an even spread [1].
-    random : bool or array
-        Tokens pick independently and uniformly instead.
-    warm : bool or array
-        Whether the layer runs back to back with itself, so that the cache holds its weights.
-    peak_flops : float or array
-        Dense peak of the operand format [FLOP/s].
-    memory_bandwidth : float or array
-        Memory bandwidth [B/s].
-    weight_bytes : float or array
-        Bytes per weight element, scales included [B].
-    input_bytes : float or array
-        Bytes a per element of the tokens as they come: 2, or 1 where they were quantised before they were sent [B].
-    cache_bytes : float or array, optional
-        Last-level cache: holds activations, and weights where `warm` [B].
-
-    Returns
-    -------
-    float or array
-        Time [s].
-
-    References
-    ----------
-    Derived: compulsory work over datasheet rates.
-
-    Examples
-    --------
-    >>> t = experts_bound(64, 4096, 1536, 128, 8, 4, peak_flops=989e12, memory_bandwidth=3.35e12, weight_bytes=2)
-    >>> round(float(t) * 1e6, 1)
-    360.9
-    """
-    load = expert_load(tokens, experts, topk, expert_ranks, skew, random=random)
-    h, width = as_floats(hidden), as_floats(intermediate) / as_floats(tensor_ranks)
-    matrices = 2.0 + as_floats(gated)
-    weights = _operand_bytes(load, h, width, matrices, as_floats(weight_bytes))
-    cache = as_floats(0.0 if cache_bytes is None else cache_bytes)
-    compute = 2.0 * matrices * load.rows * h * width / as_floats(peak_flops)
-    moved = np.maximum(weights - np.where(warm, cache, 0.0), 0.0) + np.maximum(
-        (as_floats(input_bytes) + 2.0) * load.tokens * h - cache, 0.0
-    )
-    return np.maximum(compute, moved / as_floats(memory_bandwidth))  # type: ignore[no-any-return]
 
 
 COEFFICIENTS = (
@@ -143,7 +49,7 @@ def _layer(tiles: str, remote_rows: str, cached_passes: bool, n: Mapping[str, An
     touched = np.maximum(touched, load.rows)
     multiplied = load.rows if remote_rows == "passed" else touched
     counts = {height: load.tiles(height) + (multiplied - load.rows) / height for height in {x.rows for x in menu.tiles}}
-    weights = _operand_bytes(load, h, width, matrices, n["weight_bytes"])
+    weights = load.active * matrices * h * width * n["weight_bytes"]
     kept = n["cache_share"] * n["cache_bytes"] / np.maximum(weights, 1.0)
     kept = np.where(n["warm"], kept, 0.0) ** 2
     missed = 1.0 / (1.0 + kept * kept)

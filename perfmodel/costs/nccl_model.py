@@ -3,12 +3,9 @@
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 
-from perfmodel.arrays import Floats, as_floats
+from perfmodel.arrays import Array, Floats, as_floats
 from perfmodel.costs.registry import Coefficient, formula
-
-Array = npt.NDArray[np.float64]
 
 SOURCE = "NVIDIA NCCL at 5067397, src/graph/tuning.cc: latencies and bandwidths from which the library chooses"
 

@@ -9,13 +9,12 @@ import numpy as np
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.all_to_all_tiers import flat_all_to_all, two_level_all_to_all
 from perfmodel.costs.collective_tiers import (
-    flat_ring,
-    flat_tree,
     hierarchical_all_gather,
     hierarchical_all_reduce,
     hierarchical_reduce_scatter,
 )
 from perfmodel.costs.collectives import in_switch_all_reduce
+from perfmodel.costs.flat_collectives import flat_ring, flat_tree
 from perfmodel.costs.nccl_model import nccl_model, network_messages
 from perfmodel.estimate.links import NETWORK_EFFICIENCY, Links
 from perfmodel.estimate.target import Target

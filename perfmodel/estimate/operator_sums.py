@@ -5,9 +5,8 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from perfmodel.arrays import as_floats
+from perfmodel.arrays import Array, as_floats
 from perfmodel.estimate.communication import time_collective
 from perfmodel.estimate.compiled import KNOBS, LENGTHS, Compiled, Entry, Term
 from perfmodel.estimate.operator_time import OperatorTime
@@ -41,8 +40,6 @@ what times rest on."""
 
 _ROW = {name: row for row, name in enumerate(SUMS)}
 _HIDDEN = [row for name, row in _ROW.items() if not name.startswith("exact")]
-
-Array = npt.NDArray[np.float64]
 
 
 class StepWork:

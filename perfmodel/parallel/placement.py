@@ -3,12 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from perfmodel.arrays import Floats, as_floats, clipped
+from perfmodel.arrays import Array, Floats, as_floats, clipped
 from perfmodel.parallel.groups import RankGroup
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

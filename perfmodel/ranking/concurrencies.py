@@ -1,12 +1,11 @@
 """Concurrencies between the steps of a ladder: the best of every split, closed in on for all splits at once."""
 
 from collections.abc import Callable
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-Array: TypeAlias = npt.NDArray[np.float64]
+from perfmodel.arrays import Array
 
 TRIED = 9
 """Concurrencies of one pass: each leaves a quarter of what lay open, so three passes find one of a hundred."""

@@ -6,10 +6,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from perfmodel.arrays import as_floats
+from perfmodel.arrays import Array, as_floats
 from perfmodel.errors import PlanError
 
-Array: TypeAlias = npt.NDArray[np.float64]
 Positions: TypeAlias = npt.NDArray[np.int64]
 
 MOST_VARIABLES = 400

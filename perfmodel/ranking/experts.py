@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from perfmodel.arrays import as_floats
+from perfmodel.arrays import Array, as_floats
 from perfmodel.costs.expert_pipelining import DEGREES, cached_picks, offloaded_experts, pipelined_experts
 from perfmodel.costs.expert_traffic import ranks_reached, units_reached
 from perfmodel.costs.formats import get_format
@@ -28,8 +27,6 @@ from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import plans
 from perfmodel.parallel.groups import rank_group
 from perfmodel.ranking.expert_balance import balanced_experts
-
-Array: TypeAlias = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from perfmodel.arrays import Array
 from perfmodel.estimate.training import predict as training
 from perfmodel.estimate.training.predict import TrainingEstimate, TrainingWorkload, predict_training
 from perfmodel.estimate.training.target import TrainingTarget
@@ -16,8 +17,6 @@ from perfmodel.parallel.training_grid import TRAINING_KNOBS, TrainingGrid
 
 KEPT = 1000
 """Plans that are kept of a space too large to be held."""
-
-Array = npt.NDArray[np.float64]
 
 
 def rounded_s(seconds: Array) -> Array:

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from perfmodel.calibrate.cases import words
+from perfmodel.calibrate.cross_validation import folds_by_shape
 from perfmodel.calibrate.families import FAMILY_OF, GROUP, device_case, roofline
-from perfmodel.calibrate.fit import folds_by_shape
 from perfmodel.calibrate.selection import fit_selected, menu
 from perfmodel.errors import PerfmodelError
 from perfmodel.estimate.kernel_checks import load_kernels

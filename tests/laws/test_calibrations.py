@@ -11,8 +11,7 @@ from perfmodel.costs.collectives import collective_bound
 from perfmodel.costs.compute import roofline_bound
 from perfmodel.costs.expert_traffic import ranks_reached
 from perfmodel.costs.formats import FORMATS
-from perfmodel.costs.gemm import gemm_bound
-from perfmodel.costs.moe import experts_bound
+from perfmodel.costs.kernel_bounds import experts_bound, gemm_bound
 from perfmodel.costs.registry import get_formula
 from perfmodel.estimate.kernel_checks import check_kernel
 from perfmodel.estimate.timing import call_form, device_numbers

@@ -9,8 +9,6 @@ import perfmodel.costs.collective_kernels
 import perfmodel.costs.expert_exchange  # noqa: F401  (registers its forms)
 from perfmodel.costs.all_to_all_tiers import flat_all_to_all, two_level_all_to_all
 from perfmodel.costs.collective_tiers import (
-    flat_ring,
-    flat_tree,
     hierarchical_all_gather,
     hierarchical_all_reduce,
     hierarchical_reduce_scatter,
@@ -26,6 +24,7 @@ from perfmodel.costs.collectives import (
     ring_reduce_scatter,
     tree_all_reduce,
 )
+from perfmodel.costs.flat_collectives import flat_ring, flat_tree
 from perfmodel.costs.registry import get_formula
 
 RINGS = {

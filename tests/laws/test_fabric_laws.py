@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 import perfmodel as pm
 from perfmodel.costs.all_to_all_tiers import flat_all_to_all, two_level_all_to_all
-from perfmodel.costs.collective_tiers import flat_ring, hierarchical_all_reduce, hierarchical_reduce_scatter
+from perfmodel.costs.collective_tiers import hierarchical_all_reduce, hierarchical_reduce_scatter
 from perfmodel.costs.collectives import ring_reduce_scatter
 from perfmodel.costs.expert_traffic import message_bytes, node_limited_exchange, units_reached
+from perfmodel.costs.flat_collectives import flat_ring
 from perfmodel.costs.nccl_model import nccl_model
 from perfmodel.estimate.algorithms import candidates
 from perfmodel.estimate.communication import time_collective

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perfmodel.costs.gemm import COEFFICIENTS, MEMORY_RAMP_S, gemm_bound, gemm_tiled
+from perfmodel.costs.gemm import COEFFICIENTS, MEMORY_RAMP_S, gemm_tiled
+from perfmodel.costs.kernel_bounds import gemm_bound
 from perfmodel.costs.tiles import HOST_LAUNCHES, TILES
 
 SPEEDUPS = ("cache_speedup", "weight_speedup")

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perfmodel.costs.expert_load import expert_load
-from perfmodel.costs.moe import REMOTE, experts_bound, experts_grouped
+from perfmodel.costs.kernel_bounds import experts_bound
+from perfmodel.costs.moe import REMOTE, experts_grouped
 from perfmodel.costs.moe_tiles import MENUS
 from perfmodel.costs.registry import get_formula
 

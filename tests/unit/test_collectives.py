@@ -8,7 +8,6 @@ from perfmodel.calibrate.collective_cases import collective_candidates, collecti
 from perfmodel.costs.all_to_all_tiers import flat_all_to_all, two_level_all_to_all
 from perfmodel.costs.collective_kernels import custom_all_reduce, nccl_collective
 from perfmodel.costs.collective_tiers import (
-    flat_ring,
     hierarchical_all_gather,
     hierarchical_all_reduce,
     hierarchical_reduce_scatter,
@@ -27,6 +26,7 @@ from perfmodel.costs.collectives import (
 )
 from perfmodel.costs.expert_exchange import deepep_low_latency, deepep_normal
 from perfmodel.costs.expert_traffic import ranks_reached
+from perfmodel.costs.flat_collectives import flat_ring
 from perfmodel.costs.registry import get_formula
 
 LINK = {"bandwidth": 100e9, "latency": 2e-6}

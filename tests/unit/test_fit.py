@@ -3,21 +3,16 @@
 import numpy as np
 import pytest
 
-from perfmodel.calibrate.fit import (
-    choose_attributes,
-    cross_validate,
-    errors_of,
-    fit_form,
-    folds_by_shape,
-    holdout_by_shape,
-)
+from perfmodel.calibrate.cross_validation import cross_validate, folds_by_shape
+from perfmodel.calibrate.fit import fit_form
+from perfmodel.calibrate.fit_errors import errors_of
 from perfmodel.costs.gemm import gemm_tiled
 from perfmodel.costs.registry import Coefficient, Formula
 from perfmodel.errors import CalibrationError, UnknownNameError
 
 
-def line(work, *, rate, gap, efficiency, bend, double=False):
-    return (gap + work / (efficiency * rate) * (1 + bend * work / (work + 1e10))) * (2.0 if double else 1.0)
+def line(work, *, rate, gap, efficiency, bend):
+    return gap + work / (efficiency * rate) * (1 + bend * work / (work + 1e10))
 
 
 LINE = Formula(
@@ -31,15 +26,14 @@ LINE = Formula(
         Coefficient("efficiency", "1", 0.7, 0.05, 1.0, "efficiency"),
         Coefficient("bend", "1", 0.3, 0.0, 1.0, "bend"),
     ),
-    attributes={"double": (False, True)},
 )
 TRUE = {"gap": 5e-6, "efficiency": 0.5, "bend": 0.8}
 
 
-def measurements(points, noise=0.02, seed=0, **options):
+def measurements(points, noise=0.02, seed=0):
     rng = np.random.default_rng(seed)
     work = 10 ** rng.uniform(5, 12, points)
-    return {"work": work}, line(work, rate=1e12, **TRUE, **options) * np.exp(rng.normal(0.0, noise, points))
+    return {"work": work}, line(work, rate=1e12, **TRUE) * np.exp(rng.normal(0.0, noise, points))
 
 
 @pytest.mark.parametrize(("points", "tolerance"), [(400, 0.03), (50, 0.10)])
@@ -130,30 +124,10 @@ def test_refuses_what_cannot_be_fitted():
 def test_splits_keep_shapes_together():
     n, k = np.repeat([1, 2, 3, 4, 5, 6], 4), np.tile([7, 7, 8, 8], 6)
     fold = folds_by_shape([n, k], 3)
-    held = holdout_by_shape([n, k], 0.25)
     for shape in {*zip(n, k, strict=True)}:
         rows = (n == shape[0]) & (k == shape[1])
         assert len(set(fold[rows])) == 1
-        assert len(set(held[rows])) == 1
     assert sorted(set(fold)) == [0, 1, 2]
-    assert held.sum() == 6
-
-
-def test_attributes_are_chosen_by_held_out_error():
-    sizes, measured = measurements(200, double=True)
-    # Doubling is invisible to a free gap and efficiency until the efficiency would have to pass its bound.
-    chosen, errors = choose_attributes(
-        LINE, sizes, {"rate": 1e12}, measured, [sizes["work"]], free=["bend"], priors=TRUE, starts=1
-    )
-    assert chosen == {"double": True}
-    assert errors.mape < 0.03
-    assert errors.points == 200
-
-
-def test_nothing_to_choose_from():
-    sizes, measured = measurements(20)
-    with pytest.raises(CalibrationError, match="no attribute sets"):
-        choose_attributes(LINE, sizes, {"rate": 1e12}, measured, [sizes["work"]], candidates=[])
 
 
 def test_held_out_errors_notice_a_wrong_form():

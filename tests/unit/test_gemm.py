@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from perfmodel.calibrate.gemm_cases import gemm_sizes, weight_copies
-from perfmodel.costs.gemm import gemm_bound, gemm_tiled
+from perfmodel.costs.gemm import gemm_tiled
+from perfmodel.costs.kernel_bounds import gemm_bound
 from perfmodel.costs.registry import get_formula
 from perfmodel.costs.tiles import TILES
 from perfmodel.errors import CaseFileError, UnknownNameError

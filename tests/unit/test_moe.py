@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from perfmodel.calibrate.moe_cases import moe_sizes, skew_of
-from perfmodel.costs.moe import REMOTE, experts_bound, experts_grouped
+from perfmodel.costs.kernel_bounds import experts_bound
+from perfmodel.costs.moe import REMOTE, experts_grouped
 from perfmodel.costs.moe_tiles import MENUS
 from perfmodel.costs.registry import get_formula
 from perfmodel.errors import UnknownNameError
