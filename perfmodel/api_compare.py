@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from perfmodel.api import limits_of, precision_of, price_of, target, tokens_of
+from perfmodel.api_inputs import limits_of, precision_of, price_of, target, tokens_of
 from perfmodel.errors import NothingFeasibleError, PlanError, UnitError
 from perfmodel.estimate.serving.pools import Link
 from perfmodel.estimate.serving.workload import Workload

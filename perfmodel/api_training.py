@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from perfmodel.api_inputs import tokens_of
 from perfmodel.estimate.training.predict import TrainingEstimate, TrainingWorkload, predict_training
 from perfmodel.estimate.training.target import TrainingTarget, training_target
 from perfmodel.hardware.cluster import Cluster
@@ -12,7 +13,6 @@ from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.training_grid import TrainingGrid
 from perfmodel.ranking.training import Reliability, TrainingRanking, rank_training
 from perfmodel.ranking.training_placed import PlacedRanking, rank_placed_training
-from perfmodel.units import parse
 
 
 def train(
@@ -68,9 +68,12 @@ def train(
     """
     spec = load_model(model) if isinstance(model, str) else model
     on = system if isinstance(system, TrainingTarget) else training_target(system, stack)
-    tokens = parse(seq, "count") if isinstance(seq, str) else float(seq)
     return predict_training(
-        spec, on, plan, TrainingWorkload(tokens, global_batch), get_recipe(precision, method, adapter_rank, adapters)
+        spec,
+        on,
+        plan,
+        TrainingWorkload(tokens_of(seq), global_batch),
+        get_recipe(precision, method, adapter_rank, adapters),
     )
 
 
@@ -139,17 +142,13 @@ def rank_training_plans(
     """
     spec = load_model(model) if isinstance(model, str) else model
     on = system if isinstance(system, TrainingTarget) else training_target(system, stack)
-
-    def count(value: float | str) -> float:
-        return parse(value, "count") if isinstance(value, str) else float(value)
-
     return rank_training(
         spec,
         on,
         gpus,
-        TrainingWorkload(count(seq), count(global_batch)),
+        TrainingWorkload(tokens_of(seq), tokens_of(global_batch)),
         get_recipe(precision, method, adapter_rank, adapters),
-        tokens=count(tokens),
+        tokens=tokens_of(tokens),
         chosen={k: v for k, v in chosen.items() if v is not None},
         reliability=reliability,
     )
@@ -219,12 +218,11 @@ def rank_on_cluster(
     """
     spec = load_model(model) if isinstance(model, str) else model
     on = system if isinstance(system, TrainingTarget) else training_target(system, stack)
-    tokens, sequences = (parse(v, "count") if isinstance(v, str) else float(v) for v in (seq, global_batch))
     return rank_placed_training(
         spec,
         on,
         cluster,
-        TrainingWorkload(tokens, sequences),
+        TrainingWorkload(tokens_of(seq), tokens_of(global_batch)),
         get_recipe(precision, method, adapter_rank, adapters),
         top=top,
         chosen={k: v for k, v in chosen.items() if v is not None},

@@ -13,7 +13,8 @@ from perfmodel.hardware.fabric import System
 from perfmodel.hardware.places import profile_directories
 
 if TYPE_CHECKING:
-    from perfmodel.hardware.schema import DeviceFile, SystemFile
+    from perfmodel.hardware.schema_device import DeviceFile
+    from perfmodel.hardware.schema_system import SystemFile
 
 _FOLDERS = {"device": "devices", "system": "systems"}
 _HINT = "perfmodel hardware list"
@@ -46,7 +47,7 @@ def load_device(name: str | os.PathLike[str], profiles: str | os.PathLike[str] |
     >>> load_device("H100").id
     'h100-sxm'
     """
-    from perfmodel.hardware.schema import DeviceFile
+    from perfmodel.hardware.schema_device import DeviceFile
 
     profile = read_profile(find_profile("device", name, profiles))
     if not isinstance(profile, DeviceFile):
@@ -81,7 +82,7 @@ def load_system(name: str | os.PathLike[str], profiles: str | os.PathLike[str] |
     >>> load_system("hgx-h100").tier_spanning(16).name
     'infiniband'
     """
-    from perfmodel.hardware.schema import SystemFile
+    from perfmodel.hardware.schema_system import SystemFile
 
     path = find_profile("system", name, profiles)
     profile = read_profile(path)
