@@ -3,15 +3,14 @@
 Nothing here is fitted: the numbers published are read only to be shown, and to compute errors.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 
 from perfmodel.api import precision_of, target
-from perfmodel.api_training import train
 from perfmodel.estimate.communication import time_collective
 from perfmodel.estimate.serving.drafting import draft_cost
 from perfmodel.estimate.serving.latencies import decode_token_s
@@ -24,9 +23,8 @@ from perfmodel.hardware.engine import Streams
 from perfmodel.hardware.kernels import KernelTable
 from perfmodel.layers.base import Step
 from perfmodel.layers.operators import Collective, Exchange
-from perfmodel.models.catalog import load_model
 from perfmodel.parallel.grid import PlanGrid, plans
-from perfmodel.parallel.training_grid import training_plans
+from study_rows import Row, deepseek
 
 PAPER = "arXiv:2506.12708"
 DIES = 2
@@ -34,43 +32,6 @@ DIES = 2
 
 ACCEPTANCE = 0.7
 """Acceptance of the drafted token that the paper assumes (section 4.2.4)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One published figure beside its prediction.
-
-    Parameters
-    ----------
-    name : str
-        What was measured.
-    published, predicted : float
-        The two figures.
-    unit : str
-        Their unit.
-    bar : float
-        Largest error that was aimed for; infinite where none was [1].
-    source : str
-        Where the figure was published.
-    """
-
-    name: str
-    published: float
-    predicted: float
-    unit: str
-    bar: float = float("inf")
-    source: str = ""
-
-    @property
-    def error(self) -> float:
-        """Relative error of the prediction."""
-        return self.predicted / self.published - 1.0
-
-
-@cache
-def deepseek() -> Any:
-    """DeepSeek-V3, whose shapes R1 has."""
-    return load_model("deepseek-v3")
 
 
 @cache
@@ -85,12 +46,6 @@ def always_cut() -> Target:
     """The same with every step cut that has two requests on a die."""
     streams = supernode().engine.decode_streams or Streams()
     return supernode(decode_streams=replace(streams, least_tokens=1.0))
-
-
-@cache
-def hopper() -> Target:
-    """H800 under DeepSeek's own software."""
-    return target("hgx-h800", "deepseek")
 
 
 def with_kernel(on: Target, operator: str, **coefficients: float) -> Target:
@@ -121,20 +76,6 @@ def exchange_rows(
             time = time_collective(op, on or supernode(), plans(dp=ranks, ep=ranks))
             rows.append(Row(f"{kind}, EP{ranks}", measured[place], float(time.seconds) * 1e6, "us", source=source))
     return rows
-
-
-# DeepEP on H800 in its first version, which sent everything over RDMA (table 7), and in a later one (docs/legacy.md).
-DEEPEP = {
-    1: ((8, 163, 318), (16, 173, 329), (32, 182, 350), (64, 186, 353), (128, 192, 369), (256, 194, 360)),
-    8: ((8, 77, 114), (16, 118, 195), (32, 155, 273), (64, 173, 314), (128, 192, 369), (256, 194, 360)),
-}
-
-
-def deepep_rows(domain: int) -> list[Row]:
-    """Low-latency kernels of DeepEP whose messages take NVLink inside a domain of so many devices."""
-    on = replace(hopper(), system=hopper().system.with_scale_up(domain))
-    source = f"{PAPER}, table 7" if domain == 1 else "DeepEP, docs/legacy.md"
-    return exchange_rows(DEEPEP[domain], on, 1.03125, source)
 
 
 # Decode: tables 4 and 5; requests per NPU, prompt, output, milliseconds per token.
@@ -240,140 +181,3 @@ def gain_rows() -> list[Row]:
     reused = prefill_s(supernode()) / prefill_s(supernode(), reuse=0.9)
     rows.append(Row("90 % of the prompt reused", 2.28, reused, times, source="section 5.4"))
     return rows
-
-
-def hopper_decode_s(ranks: int, requests: float, context: float, on: Target | None = None) -> float:
-    """One decode step on H800, no token drafted."""
-    model, on = deepseek(), on or hopper()
-    grid = plans(dp=ranks, ep=ranks, concurrency=ranks * requests)
-    return float(
-        step_time(model, on, grid, Step(np.asarray(requests), 1.0, context, decode=True), precision_of(model)).seconds
-    )
-
-
-def hopper_rows() -> list[Row]:
-    """DeepSeek's profiles and overview on H800, and training on 2,048 of them."""
-    model, on = deepseek(), hopper()
-    prefill = step_time(
-        model,
-        on,
-        plans(dp=32, ep=32, concurrency=128),
-        Step(np.asarray(4.0), 4096.0, 4096.0, decode=False),
-        precision_of(model),
-    )
-    profile, night = hopper_decode_s(128, 128.0, 4096.0), hopper_decode_s(144, 92.0, 4989.0)
-    return [
-        Row(
-            "prefill profile, EP32, 16 Ki tokens",
-            7839,
-            16384.0 / float(prefill.seconds),
-            "tokens/s per GPU",
-            0.15,
-            f"{PAPER}, table 3",
-        ),
-        Row(
-            "decode profile, EP128, 128 requests", 2325, 128.0 / profile, "tokens/s per GPU", 0.15, f"{PAPER}, table 4"
-        ),
-        Row("the same, time per token", 50.2, profile * 1e3, "ms", source=f"{PAPER}, table 4"),
-        Row(
-            "decode overview, EP144, 92 requests",
-            1850,
-            92.0 / night,
-            "tokens/s per GPU",
-            source="open-infra-index, day 6",
-        ),
-        Row(
-            "training on 2,048",
-            1543.2,
-            training()["tokens_per_s_per_gpu"],
-            "tokens/s per GPU",
-            0.12,
-            "arXiv:2412.19437, table 1",
-        ),
-    ]
-
-
-def otherwise() -> dict[str, tuple[float, float]]:
-    """What choices made with the tables in view are worth: rates with them and without.
-
-    Returns
-    -------
-    dict
-        Choice -> tokens per second of an NPU or a GPU, as it is and otherwise.
-    """
-    dies, gpus = supernode(), hopper()
-    streams, exchange = dies.engine.decode_streams, gpus.engine.decode_streams
-    if streams is None or exchange is None:
-        raise TypeError("both engines cut decode steps in two")
-
-    def decode(on: Target) -> float:
-        return 128.0 / token_s(128, 1024, 1024, on=on)
-
-    def profile(on: Target) -> float:
-        return 128.0 / hopper_decode_s(128, 128.0, 4096.0, on)
-
-    def prefill(on: Target) -> float:
-        return 16384.0 / prefill_s(on)
-
-    held = replace(streams, first_cores=(0.6667,))
-    idle = {"decode_step_s": 0.0, "decode_request_s": 0.0}
-    return {
-        "cores": (decode(dies), decode(supernode(decode_streams=held))),
-        "prefill": (prefill(dies), prefill(with_kernel(dies, "prefill_mla", compute_efficiency=0.654))),
-        "flashmla": (profile(gpus), profile(with_kernel(gpus, "decode_mla", compute_efficiency=0.667))),
-        "exchange": (
-            profile(gpus),
-            profile(replace(gpus, engine=replace(gpus.engine, decode_streams=replace(exchange, exchange_s=0.0)))),
-        ),
-        "host": (profile(gpus), profile(replace(gpus, engine=replace(gpus.engine, **idle)))),  # type: ignore[arg-type]
-        "experts": (training()["tokens_per_s_per_gpu"], training(stack="neutral")["tokens_per_s_per_gpu"]),
-    }
-
-
-def training(stack: str = "deepseek-2024", recompute: str = "full") -> dict[str, Any]:
-    """DeepSeek-V3 on 2,048 H800: PP16, EP64, DualPipe, FP8, 15,360 sequences of 4,096 tokens.
-
-    Queries and latents are expanded again in the backward pass (section 3.2.3): their weights are this share of those
-    that a token meets in a layer.
-    """
-    block, _ = deepseek().blocks[1]
-    tensors = (tensor for part in block.parts for tensor in part.tensors())
-    again = sum(tensor.active for tensor in tensors if tensor.name in ("query up projection", "latent expansion"))
-    plan = training_plans(
-        pp=16, dp=128, ep=64, micro_batch=1, schedule="dualpipe", zero=1, recompute=recompute,
-        recompute_share=again / block.active_parameters(),
-    )  # fmt: skip
-    found = train(deepseek(), "hgx-h800", plan, seq=4096, global_batch=15360, precision="fp8_block", stack=stack)
-    return dict(found.row(0))
-
-
-def mape(rows: Iterable[Row]) -> float:
-    """Mean absolute error of some rows [1]."""
-    return float(np.mean([abs(row.error) for row in rows]))
-
-
-def table(rows: Iterable[Row]) -> str:
-    """Write rows as a Markdown table; a miss of the bar is bold."""
-
-    def number(value: float) -> str:
-        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:,.2f}" if abs(value) < 10 else f"{value:,.1f}"
-
-    lines = ["| | published | predicted | | error | bar | source |", "| --- | ---: | ---: | --- | ---: | ---: | --- |"]
-    for row in rows:
-        error = f"{100 * row.error:+.1f} %"
-        bar = f"{100 * row.bar:.0f} %" if np.isfinite(row.bar) else ""
-        shown = f"**{error}**" if abs(row.error) > row.bar else error
-        cells = (row.name, number(row.published), number(row.predicted), row.unit, shown, bar, row.source)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-STUDIES: dict[str, Callable[[], list[Row]]] = {
-    "exchange": exchange_rows,
-    "decode": decode_rows,
-    "prefill": prefill_rows,
-    "layer": layer_rows,
-    "gain": gain_rows,
-    "hopper": hopper_rows,
-}
-"""Tables of the page."""

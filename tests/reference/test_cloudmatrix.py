@@ -10,9 +10,12 @@ import re
 import numpy as np
 import pytest
 
+import deepseek_h800 as h800
 import supernode as study
 from perfmodel.costs.tile_rounds import tile_rounds_gemm
 from perfmodel.hardware.kernel_files import load_kernel_table
+from study_choices import otherwise
+from study_rows import mape
 from timeline import WIDTH, timeline
 
 # Ranks, dispatch and combine in microseconds, 128 tokens per rank (table 7).
@@ -75,17 +78,17 @@ def test_dispatch_and_combine_among_8_to_256_dies():
     rows = study.exchange_rows()
     measured = [each[1] for each in EXCHANGE] + [each[2] for each in EXCHANGE]
     assert [row.published for row in rows] == measured
-    assert study.mape(rows) < 0.15
+    assert mape(rows) < 0.15
     assert max(abs(row.error) for row in rows) < 0.20
 
 
 @pytest.mark.parametrize("domain", [1, 8])
 def test_deepep_with_and_without_links_inside_a_node(domain):
-    rows = study.deepep_rows(domain)
+    rows = h800.deepep_rows(domain)
     # Table 7 of arXiv:2506.12708 for the first version, DeepEP's docs/legacy.md for the later one: EP8 and EP256.
     ends = {1: (163, 318, 194, 360), 8: (77, 114, 194, 360)}[domain]
     assert (rows[0].published, rows[6].published, rows[5].published, rows[11].published) == ends
-    assert study.mape(rows) < 0.15
+    assert mape(rows) < 0.15
 
 
 @pytest.mark.parametrize(("requests", "isl", "osl", "milliseconds"), DECODE)
@@ -123,7 +126,7 @@ def test_the_drawing_shows_the_times_of_either_stream():
 
 def test_choices_made_with_the_tables_in_view_are_those_that_lie_nearer_to_them():
     published = {"cores": 128 / 46.8e-3, "prefill": 5655, "flashmla": 2325, "exchange": 2325, "host": 2325}
-    worth = study.otherwise()
+    worth = otherwise()
     for name, rate in (published | {"experts": 1543.2}).items():
         now, other = worth.pop(name)
         assert abs(now / rate - 1) < abs(other / rate - 1), name
@@ -149,6 +152,6 @@ def test_gains_of_microbatches_in_prefill_and_of_drafting():
     ],
 )
 def test_deepseek_on_h800(name, published, bar):
-    row = next(row for row in study.hopper_rows() if row.name == name)
+    row = next(row for row in h800.hopper_rows() if row.name == name)
     assert row.published == published
     assert row.predicted == pytest.approx(published, rel=bar)

@@ -6,7 +6,9 @@ import tomllib
 
 import pytest
 
-from accuracy_page import RULES, SCORES, accuracy_page, entries, fits, read_engines, write_accuracy
+from accuracy_operators import RULES, SCORES, entries, fits
+from accuracy_page import accuracy_page, write_accuracy
+from accuracy_serving import read_engines
 from perfmodel.hardware.kernel_files import read_calibrations
 from perfmodel.hardware.kernels import KernelCalibration
 from perfmodel.hardware.places import builtin_directory
