@@ -19,7 +19,7 @@ import numpy as np
 
 from perfmodel.calibrate.cases import read_cases, words
 from perfmodel.calibrate.families import FAMILY_OF, GROUP, device_case
-from perfmodel.calibrate.files import calibration_toml
+from perfmodel.calibrate.files import calibration_toml, measured_range
 from perfmodel.calibrate.fit_errors import errors_of
 from perfmodel.calibrate.selection import fit_selected, menu
 from perfmodel.hardware.places import builtin_directory
@@ -37,7 +37,6 @@ def fitted(rows: Any, group: Mapping[str, str], known: Any) -> dict[str, Any]:
     found = fit_selected(tried, case.sizes, case.numbers, measured, shape)
     held = errors_of(predict_held_out(rows)["time_s"].to_numpy(), measured)
     chosen = found.start.attributes
-    ranges = {n: case.sizes[n] for n in found.start.form.valid if n in case.sizes}
     return {
         "form": found.start.form.name,
         "attributes": {n: v for n, v in chosen.items() if n in found.start.form.attributes or n == "element_bytes"},
@@ -54,7 +53,7 @@ def fitted(rows: Any, group: Mapping[str, str], known: Any) -> dict[str, Any]:
             "fit_mape": round(100.0 * found.result.mape, 2),
             "heldout_mape": round(100.0 * held.mape, 2),
             "heldout_median": round(100.0 * held.median, 2),
-            "range": {name: (float(np.min(v)), float(np.max(v))) for name, v in ranges.items()},
+            "range": measured_range(found.start.form, case.sizes),
         },
     }
 

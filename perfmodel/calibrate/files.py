@@ -4,8 +4,38 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
+from perfmodel.costs.registry import Formula
+
 DIGITS = 5
 """Significant digits of a coefficient: far below any fit error."""
+
+
+def measured_range(form: Formula, sizes: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Range of the sizes that a formula was fitted to, of those that have a validity range.
+
+    Parameters
+    ----------
+    form : Formula
+        Registered formula.
+    sizes : mapping
+        Sizes of every case by argument name.
+
+    Returns
+    -------
+    dict
+        Argument -> least and greatest value, in whole numbers: a file keeps five digits of others, and a case at the
+        end of its own range would be beyond it.
+
+    Examples
+    --------
+    >>> from perfmodel.costs.registry import get_formula
+    >>> measured_range(get_formula("nccl_collective"), {"nbytes": [512.0, 536870912.0]})
+    {'nbytes': (512, 536870912)}
+    """
+    known = {name: np.asarray(sizes[name], np.float64) for name in form.valid if name in sizes}
+    return {name: (int(np.floor(values.min())), int(np.ceil(values.max()))) for name, values in known.items()}
 
 
 def calibration_toml(kernels: Iterable[Mapping[str, Any]], *, owner: Mapping[str, str]) -> str:

@@ -13,6 +13,7 @@ import pandas as pd
 from perfmodel.arrays import as_floats
 from perfmodel.calibrate.cases import words
 from perfmodel.calibrate.families import FAMILY_OF, Family, link_numbers, roofline
+from perfmodel.calibrate.files import measured_range
 from perfmodel.calibrate.fit import fit_form
 from perfmodel.calibrate.fit_errors import errors_of
 from perfmodel.calibrate.starts import best_start, known_kernels
@@ -195,11 +196,7 @@ def _calibrate_group(
                 "fit_median": round(100.0 * result.median, 2),
                 "heldout_mape": round(100.0 * held.mape, 2),
                 "heldout_median": round(100.0 * held.median, 2),
-                "range": {
-                    name: (float(np.min(sizes[name])), float(np.max(sizes[name])))
-                    for name in chosen.form.valid
-                    if name in sizes
-                },
+                "range": measured_range(chosen.form, sizes),
             },
         },
         before_mape=100.0 * errors_of(before, measured).mape,

@@ -19,7 +19,16 @@ def operators(cases: Cases, output: options.Output = None, profiles: options.Pro
     from perfmodel.validate.operators import predict_operators
 
     frame = read_cases(cases, ("id", "op", "hardware"))
-    deliver_predictions(predict_operators(frame, profiles), output, "time_s")
+    predicted = predict_operators(frame, profiles)
+    deliver_predictions(predicted, output, "time_s")
+    beyond = predicted[predicted["beyond"] != ""]
+    if len(beyond):
+        first = beyond.iloc[0]
+        typer.echo(
+            f"perfmodel: {len(beyond)} of {len(predicted)} rows are beyond the sizes that kernels were measured at;"
+            f" column beyond names them, {first['id']}: {first['beyond']}",
+            err=True,
+        )
 
 
 def deliver_predictions(table: "pd.DataFrame", output: Path | None, column: str) -> None:  # type: ignore[name-defined] # noqa: F821

@@ -85,25 +85,38 @@ class Formula:
         """
         return {c.name: c.default for c in self.coefficients}
 
-    def out_of_range(self, **arguments: Any) -> Booleans:
-        """Mask of the elements for which an argument leaves the formula's validity range.
+    def out_of_range(
+        self, arguments: Mapping[str, Any], measured: Mapping[str, tuple[float, float]] | None = None
+    ) -> dict[str, Booleans]:
+        """Find the arguments that leave their range, and where.
 
         Parameters
         ----------
-        **arguments
+        arguments : mapping
             Arguments of the formula by name; those without a range are ignored.
+        measured : mapping, optional
+            Ranges over which its coefficients were fitted, which take the place of the formula's own.
 
         Returns
         -------
-        bool or numpy.ndarray
-            True where the formula is used outside its range, broadcast over the arguments.
+        dict
+            Name -> True where the argument is outside, only those that are outside somewhere.
+
+        Examples
+        --------
+        >>> found = get_formula("gemm_tiled").out_of_range({"tokens": [1, 1e6], "in_features": 4096})
+        >>> {name: where.tolist() for name, where in found.items()}
+        {'tokens': [False, True]}
         """
-        mask: Any = np.False_
-        for name, (low, high) in self.valid.items():
-            if name in arguments:
-                value = as_floats(arguments[name])
-                mask = mask | ~((value >= low) & (value <= high))
-        return mask  # type: ignore[no-any-return]
+        found: dict[str, Booleans] = {}
+        for name, (low, high) in {**self.valid, **(measured or {})}.items():
+            if arguments.get(name) is None:
+                continue
+            value = as_floats(arguments[name])
+            outside = ~((value >= low) & (value <= high))
+            if np.any(outside):
+                found[name] = outside
+        return found
 
 
 FORMULAS: dict[str, Formula] = {}

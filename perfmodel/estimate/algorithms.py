@@ -17,6 +17,7 @@ from perfmodel.costs.collectives import in_switch_all_reduce
 from perfmodel.costs.flat_collectives import flat_ring, flat_tree
 from perfmodel.costs.nccl_model import nccl_model, network_messages
 from perfmodel.estimate.links import NETWORK_EFFICIENCY, Links
+from perfmodel.estimate.operator_time import Call
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.timing import call_form
 from perfmodel.hardware.kernels import Basis, KernelCalibration
@@ -43,12 +44,15 @@ class Candidate:
         measured, default or datasheet.
     source : str
         Whose numbers.
+    call : Call, optional
+        The calibration that times it, or its part inside a domain, and the sizes there.
     """
 
     name: str
     seconds: Floats
     basis: Basis
     source: str
+    call: Call | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class _Inside:
     time: Callable[[Floats], Floats]
     whole: Floats
     source: str
+    call: Call
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,9 @@ def candidates(kind: str, payload: Floats, links: Links, target: Target) -> list
         return [Candidate("nccl_model", expected, "datasheet", f"{target.system.id} datasheet")]
     measured = _measured(kind, size, links, target)
     out = [
-        Candidate(inside.kernel.form, np.where(alone, inside.whole, np.inf), inside.kernel.basis, inside.source)
+        Candidate(
+            inside.kernel.form, np.where(alone, inside.whole, np.inf), inside.kernel.basis, inside.source, inside.call
+        )
         for inside in measured
     ]
     if measured and bool(np.all(alone)):
@@ -128,7 +135,8 @@ def candidates(kind: str, payload: Floats, links: Links, target: Target) -> list
         )
         for name, seconds in around:
             several = np.where(alone, np.inf, seconds)
-            out.append(Candidate(f"{name} + {inside.kernel.form}", several, inside.kernel.basis, inside.source))
+            form = f"{name} + {inside.kernel.form}"
+            out.append(Candidate(form, several, inside.kernel.basis, inside.source, inside.call))
     return _wanted(out, target.collectives)
 
 
@@ -179,7 +187,14 @@ def _measured(kind: str, size: Floats, links: Links, target: Target) -> list[_In
 
     timed = [(k, timer(k)) for k in found]
     return [
-        _Inside(k, time, time(size), f"{k.owner(target.device.id)}/{k.engine} {k.version}".strip()) for k, time in timed
+        _Inside(
+            k,
+            time,
+            time(size),
+            f"{k.owner(target.device.id)}/{k.engine} {k.version}".strip(),
+            (k, {"nbytes": size, "ranks": ranks}),
+        )
+        for k, time in timed
     ]
 
 

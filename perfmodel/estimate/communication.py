@@ -76,6 +76,7 @@ def time_collective(op: Collective, target: Target, grid: PlanGrid, group: RankG
         count=op.count,
         algorithms=tuple(c.name for c in found),
         bases=tuple(c.basis for c in found),
+        calls=tuple(c.call for c in found),
         choice=choice,
     )
 
@@ -131,7 +132,7 @@ def _exchange(op: Collective, links: Links, target: Target) -> Candidate | None:
         kernel = replace(kernel, attributes={**kernel.attributes, "element_bytes": op.exchange.element_bytes})
     owner = kernel.owner(target.device.id)
     source = f"{owner}/{kernel.engine} {kernel.version}".strip()
-    return Candidate(kernel.form, call_form(kernel, sizes, numbers), kernel.basis, source)
+    return Candidate(kernel.form, call_form(kernel, sizes, numbers), kernel.basis, source, (kernel, sizes))
 
 
 def _unit_limit(exchange: Exchange, links: Links) -> Floats:

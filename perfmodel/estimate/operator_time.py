@@ -1,18 +1,23 @@
 """Operator time: seconds of one operator over all plans, its bounds and what they rest on."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from perfmodel.arrays import Floats, as_floats
-from perfmodel.hardware.kernels import Basis
+from perfmodel.hardware.kernels import Basis, KernelCalibration
 
 LATENCY_SHARE = 0.35
 """An operator whose exact bound is below this share of its time may be bound by latency and not by a rate ..."""
 
 LATENCY_S = 5e-5
 """... if it takes no longer than this; a longer one far from its bound is a slow kernel [s]."""
+
+
+Call: TypeAlias = tuple[KernelCalibration, Mapping[str, Any]]
+"""A calibration and the sizes that its formula was called with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,8 @@ class OperatorTime:
         Position among them of the one that each plan uses.
     bases : tuple of str
         What the time of each of them rests on; `basis` is that of the first plan's.
+    calls : tuple of Call or None
+        The calibration behind each of them and its sizes, so that a derivation can compare these with their ranges.
     """
 
     seconds: Floats
@@ -52,6 +59,7 @@ class OperatorTime:
     algorithms: tuple[str, ...] = ()
     choice: Floats = 0.0
     bases: tuple[Basis, ...] = ()
+    calls: tuple[Call | None, ...] = ()
 
     def formulas(self) -> tuple[str, ...]:
         """Registered formulas of the first plan: the algorithm, then what times the part inside a domain."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from perfmodel.arrays import Floats, as_floats
+from perfmodel.arrays import Booleans, Floats, as_floats
 from perfmodel.costs.compute import roofline_bound
 from perfmodel.costs.formats import get_format, peak_of
 from perfmodel.costs.registry import get_formula
@@ -127,6 +127,24 @@ def call_form(calibration: KernelCalibration, sizes: Mapping[str, Any], numbers:
     return get_formula(calibration.form).function(**{k: v for k, v in offered.items() if k in wanted})  # type: ignore[no-any-return]
 
 
+def beyond_range(calibration: KernelCalibration, sizes: Mapping[str, Any]) -> dict[str, Booleans]:
+    """Find the sizes of an operator that lie outside what a calibration was fitted to.
+
+    Parameters
+    ----------
+    calibration : KernelCalibration
+        Formula, and the range of its measured cases where the file has one; else the formula's own range counts.
+    sizes : mapping
+        Sizes of the operator by argument name.
+
+    Returns
+    -------
+    dict
+        Argument -> True where it is outside, only those that are outside somewhere.
+    """
+    return get_formula(calibration.form).out_of_range(sizes, calibration.provenance.get("range"))
+
+
 def _source(calibration: KernelCalibration | None, device: Device) -> str:
     if calibration is None:
         return f"{device.id} datasheet"
@@ -238,7 +256,8 @@ def time_operator(
     else:
         if calibration.architecture:
             numbers["cores"] = default_cores(device)
-        once = call_form(calibration, _sizes(op, skew), numbers)
+        sizes = _sizes(op, skew)
+        once = call_form(calibration, sizes, numbers)
     compute_s = roofline_bound(flops, 0.0, peak_flops=numbers["peak_flops"], memory_bandwidth=1.0)
     memory_s = roofline_bound(0.0, nbytes, peak_flops=1.0, memory_bandwidth=device.memory_bandwidth)
     empty = (as_floats(flops) + nbytes) <= 0  # nothing to do is not even launched
@@ -251,5 +270,6 @@ def time_operator(
         basis=calibration.basis if calibration else "datasheet",
         source=_source(calibration, device),
         count=op.count,
+        calls=((calibration, sizes),) if calibration else (),
     )
     return on_fastest_unit(time, op, device, multiplied) if device.units else time

@@ -57,6 +57,7 @@ def on_fastest_unit(
                 formula="roofline_time",
                 basis="datasheet",
                 source=f"{device.id} {unit.name} datasheet",
+                calls=(),
             )
         )
         names.append(f"roofline_time on {unit.name}")
@@ -77,4 +78,5 @@ def on_fastest_unit(
         algorithms=tuple(names),
         choice=as_floats(choice),
         bases=tuple(t.basis for t in found),
+        calls=tuple(t.calls[0] if t.calls else None for t in found),
     )

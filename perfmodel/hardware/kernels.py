@@ -1,14 +1,15 @@
 """Kernel calibrations: fitted coefficients of one formula on one device, and how to find the nearest ones."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 Basis: TypeAlias = Literal["measured", "default", "datasheet"]
 """What a time rests on: measurements of the kernel on this device, what stands in for them, or the datasheet alone.
 
-Defaults of an architecture stand in, and so do a device's figures of another kernel or of its fabric."""
+Defaults of an architecture stand in, and so do a device's figures of another kernel, format or engine or of its
+fabric."""
 
 # Formats whose kernels behave alike, nearest first: where a format was not measured, its neighbour's
 # coefficients serve (they are relative to the format's own peak and bytes).
@@ -37,6 +38,10 @@ RELATIVES: Mapping[str, tuple[str, ...]] = {
 
 These two multiply one warp at a time (mma.sync), keep a large cache before GDDR memory, and sit on boards whose power
 limits the matrix rate."""
+
+
+_OTHER_ENGINE = 2
+# Distance of another engine's own kernel; one that stands for all engines is nearer.
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,7 +152,8 @@ class KernelTable:
         """Find the calibration nearest to what is asked for.
 
         A measured kernel of the same engine is nearest, then of another engine, then the defaults; within each,
-        the exact formats come before neighbouring ones and the named kernel before the others.
+        the exact formats come before neighbouring ones and the named kernel before the others. What was measured with
+        other formats, another engine or another kernel than those asked for only stands in, and says so in its basis.
 
         Parameters
         ----------
@@ -190,12 +196,16 @@ class KernelTable:
                     tier,
                     int(bool(kv_format) and row.kv_format != kv_format),
                     # An entry that stands for all engines is nearer than another engine's own.
-                    0 if not engine or row.engine == engine else 1 if not row.engine else 2,
+                    0 if not engine or row.engine == engine else 1 if not row.engine else _OTHER_ENGINE,
                     int(bool(kernel) and row.kernel != kernel),
                 )
                 if best is None or distance < best[0]:
                     best = (distance, row)
-        return best[1] if best else None
+        if best is None:
+            return None
+        (other_format, _, other_cache, other_engine, other_kernel), row = best
+        stands_in = other_format or other_cache or other_engine == _OTHER_ENGINE or other_kernel
+        return replace(row, basis="default") if stands_in else row
 
 
 @lru_cache(maxsize=64)

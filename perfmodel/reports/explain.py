@@ -18,6 +18,7 @@ from perfmodel.estimate.serving.steps import serving_steps
 from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.timed_step import RESOURCES, Line, StepTime, StreamTimes
+from perfmodel.estimate.timing import beyond_range
 from perfmodel.layers.operators import Attention, Collective, Experts, Gemm, Operator
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
@@ -181,6 +182,9 @@ def _tree(title: str, step: StepTime, fetch_s: float) -> list[str]:
     seconds_by_basis = {name: _scalar(value) for name, value in step.basis.items() if _scalar(value) > 0}
     whole = sum(seconds_by_basis.values())
     out.append("rests on: " + ", ".join(f"{n} {100 * s / whole:.0f} %" for n, s in sorted(seconds_by_basis.items())))
+    beyond_s = sum(line.repeat * _scalar(line.time.seconds) for line in step.lines if _beyond(line))
+    if beyond_s > 0:
+        out.append(f"beyond the sizes that its kernels were measured at: {100 * beyond_s / whole:.0f} %")
     return out
 
 
@@ -228,7 +232,18 @@ def _scalar(value: Any) -> float:
 
 def _why(line: Line) -> str:
     bound = BOUNDS[int(np.ravel(line.time.bound())[0])]
-    return f"{bound:8s} {line.time.formula} [{line.time.source}]"
+    beyond = _beyond(line)
+    return f"{bound:8s} {line.time.formula} [{line.time.source}]{f' beyond {beyond}' if beyond else ''}"
+
+
+def _beyond(line: Line) -> str:
+    """Sizes of an operator outside the range that its coefficients were fitted to."""
+    chosen = int(_scalar(line.time.choice))
+    call = line.time.calls[chosen] if line.time.calls else None
+    if call is None:
+        return ""
+    outside = beyond_range(*call)
+    return ", ".join(name for name, where in outside.items() if np.ravel(where)[0])
 
 
 def _sizes(op: Operator) -> str:

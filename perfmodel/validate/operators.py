@@ -1,8 +1,10 @@
 """Operator predictions for case files: seconds of every case, what they rest on, and the roofline beside."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from perfmodel.arrays import as_floats
@@ -12,10 +14,10 @@ from perfmodel.costs.registry import get_formula
 from perfmodel.errors import PerfmodelError
 from perfmodel.estimate.kernel_checks import load_kernels
 from perfmodel.estimate.sustained import at_sustained_rates
-from perfmodel.estimate.timing import call_form, default_cores
+from perfmodel.estimate.timing import beyond_range, call_form, default_cores
 from perfmodel.hardware.kernels import KernelCalibration
 
-OUTPUT = ("id", "time_s", "roofline_s", "basis", "formula", "kernel", "reason")
+OUTPUT = ("id", "time_s", "roofline_s", "basis", "beyond", "formula", "kernel", "reason")
 """Columns of a prediction file."""
 
 
@@ -32,7 +34,8 @@ def predict_operators(cases: pd.DataFrame, profiles: str | None = None) -> pd.Da
     Returns
     -------
     pandas.DataFrame
-        One row per case in the file's order, columns `OUTPUT`; a case without a number has a reason.
+        One row per case in the file's order, columns `OUTPUT`; `beyond` names the sizes outside the range that the
+        coefficients were fitted to, and a case without a number has a reason.
     """
     cases = cases.reset_index(drop=True)
     out = pd.DataFrame(
@@ -41,6 +44,7 @@ def predict_operators(cases: pd.DataFrame, profiles: str | None = None) -> pd.Da
             "time_s": np.full(len(cases), np.nan),
             "roofline_s": np.full(len(cases), np.nan),
             "basis": "",
+            "beyond": "",
             "formula": "",
             "kernel": "",
             "reason": "",
@@ -78,20 +82,31 @@ def _predict_group(rows: pd.DataFrame, group: dict[str, str], profiles: str | No
         form = get_formula("roofline_time")
         seconds = as_floats(bound) / form.defaults()["memory_efficiency"] + form.defaults()["launch_s"]
         described: tuple[str, str, str] = ("datasheet", "roofline_time", "")
+        beyond = np.full(len(rows), "", dtype=object)
     else:
         if calibration.architecture:
             numbers["cores"] = default_cores(device)
         seconds = as_floats(call_form(calibration, case.sizes, numbers))
         described = (calibration.basis, calibration.form, _name(calibration))
+        beyond = _beyond(calibration, case.sizes, len(rows))
     seconds = np.broadcast_to(seconds, (len(rows),))
     return {
         "time_s": np.where(case.good, seconds, np.nan),
         "roofline_s": np.where(case.good, bound, np.nan),
         "basis": described[0],
+        "beyond": np.where(case.good, beyond, ""),
         "formula": described[1],
         "kernel": described[2],
         "reason": case.reasons,
     }
+
+
+def _beyond(calibration: KernelCalibration, sizes: Mapping[str, Any], count: int) -> npt.NDArray[np.object_]:
+    """Names of the sizes of every case that are outside the range of the fit, separated by spaces."""
+    names = np.full(count, "", dtype=object)
+    for name, outside in beyond_range(calibration, sizes).items():
+        names = np.where(outside, names + np.where(names == "", name, f" {name}").astype(object), names)
+    return names
 
 
 def _name(calibration: KernelCalibration) -> str:

@@ -154,6 +154,19 @@ def test_bad_input_is_one_line_with_exit_2(capsys, arguments, expected):
     assert expected in err
 
 
+def test_explain_says_what_is_beyond_the_measured_sizes(capsys):
+    arguments = "explain serving --model llama-3.1-70b --system hgx-h100 --isl {} --osl 1k --tp 8 --concurrency 2"
+    code, out, _ = run(capsys, *arguments.format("4k").split())
+    assert code == 0
+    assert "beyond" not in out
+    code, out, _ = run(capsys, *arguments.format("100k").split(), "--phase", "prefill")
+    assert code == 0
+    (projection,) = (line for line in out.splitlines() if "qkv projection" in line)
+    assert projection.endswith("measured] beyond tokens")
+    share = next(line for line in out.splitlines() if line.startswith("beyond the sizes that its kernels"))
+    assert 50 < float(share.split()[-2]) < 100
+
+
 def test_explain_adds_up_and_names_its_formulas(capsys):
     arguments = "explain serving --model llama-3.1-70b --system hgx-h100 --isl 4k --osl 1k --tp 8 --concurrency 64"
     code, out, _ = run(capsys, *arguments.split())

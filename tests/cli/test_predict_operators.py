@@ -119,6 +119,18 @@ def test_every_family_gets_a_time_and_says_what_it_rests_on(capsys, tmp_path):
     assert table["reason"].isna().all()
 
 
+def test_sizes_beyond_those_of_the_fit_are_named_by_row(capsys, tmp_path):
+    large = CASES.copy()
+    large.loc[0, ["m", "n"]] = 2**17, 2**18
+    large.loc[2, "context"] = 2**20
+    code, table, err = predict(capsys, large, tmp_path)
+    assert code == 0
+    assert table["beyond"].fillna("").tolist() == ["tokens out_features", "", "context", "", "", "", ""]
+    assert table["time_s"].notna().all()
+    assert "2 of 7 rows are beyond the sizes" in err
+    assert "a: tokens out_features" in err
+
+
 def test_rows_that_cannot_be_predicted_carry_a_reason_and_lose_no_other_row(capsys, tmp_path):
     bad = CASES.astype(object)
     bad.loc[0, "m"] = -4

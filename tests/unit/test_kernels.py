@@ -101,6 +101,22 @@ def test_captured_steps_take_no_kernel_that_was_timed_with_the_host():
     assert found(rows[:1], [row("default")], "gemm", "bf16", engine="x", captured=True) == "default"
 
 
+def basis(measured, *asked, **named):
+    return KernelTable((measured,)).find(*asked, **named).basis
+
+
+def test_what_was_measured_for_something_else_only_stands_in():
+    own = row("own", kv="bf16", engine="x", kernel="k")
+    assert basis(own, "gemm", "bf16", kv_format="bf16", engine="x", kernel="k") == "measured"
+    assert basis(own, "gemm", "") == "measured"
+    assert basis(own, "gemm", "fp16") == "default"
+    assert basis(own, "gemm", "bf16", kv_format="fp8") == "default"
+    assert basis(own, "gemm", "bf16", engine="y") == "default"
+    assert basis(own, "gemm", "bf16", kernel="l") == "default"
+    assert basis(row("for all engines"), "gemm", "bf16", engine="x") == "measured"
+    assert own.basis == "measured"
+
+
 def written(tmp_path, old="", new=""):
     assert old in FILE
     path = tmp_path / "mine.toml"
