@@ -111,27 +111,3 @@ def mla_sizes(frame: pd.DataFrame, operator: str) -> dict[str, Any]:
     else:
         sizes["tokens"] = _column(frame, "tokens", kind)
     return sizes
-
-
-def compute_format(dtype: str, kv_dtype: str, operator: str) -> str:
-    """Return the format whose peak bounds a measured kernel.
-
-    Parameters
-    ----------
-    dtype, kv_dtype : str
-        Formats of the operands and of the KV cache.
-    operator : str
-        Operator of the case file; latent attention computes in the format of an fp8 cache.
-
-    Returns
-    -------
-    str
-        "fp8" or "bf16".
-
-    Examples
-    --------
-    >>> compute_format("bf16", "fp8", "decode_mla"), compute_format("bf16", "fp8", "decode_attention")
-    ('fp8', 'bf16')
-    """
-    latent = operator.endswith("mla")
-    return "fp8" if dtype == "fp8" or (latent and kv_dtype == "fp8") else "bf16"

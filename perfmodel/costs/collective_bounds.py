@@ -4,6 +4,7 @@ import numpy as np
 
 from perfmodel.arrays import Floats, as_floats, clipped
 from perfmodel.costs.registry import formula
+from perfmodel.errors import UnknownNameError
 
 OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
 """Collectives with a traffic count and a bound."""
@@ -158,6 +159,11 @@ def effective_bandwidth(
     float or array
         One-way bandwidth per device inside the group [B/s].
 
+    Raises
+    ------
+    UnknownNameError
+        If there is no such topology or pattern.
+
     Notes
     -----
     A dragonfly serves even traffic at full rate; where groups of routers talk to their neighbours only, one
@@ -177,6 +183,10 @@ def effective_bandwidth(
     >>> round(float(effective_bandwidth("ring", 16, 16, 90e9, pattern="all_to_all")) / 1e9, 2)
     21.09
     """
+    if topology not in TOPOLOGIES:
+        raise UnknownNameError("topology", topology, TOPOLOGIES)
+    if pattern not in PATTERNS:
+        raise UnknownNameError("pattern", pattern, PATTERNS)
     if topology == "switch":
         return np.multiply(as_floats(bandwidth), np.ones_like(as_floats(ranks)))
     size = np.maximum(as_floats(domain_size), 2.0)

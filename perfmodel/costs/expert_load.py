@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from perfmodel.arrays import Array, Floats, as_floats, clipped
 from perfmodel.costs.routing import imbalance_of, normal_quantile, power_law_of
@@ -155,49 +154,3 @@ def expert_load(
         np.concatenate([bins, np.maximum(top, 1.0)[None], np.ones_like(top)[None]]),
         np.concatenate([bins_experts, heavy[None], (active - used)[None].clip(0.0)]),
     )
-
-
-def histogram_load(counts: npt.ArrayLike, tokens: Floats, topk: Floats, expert_ranks: int = 1) -> ExpertLoad:
-    """Spread rows over the experts of the busiest rank as a measured histogram of picks says.
-
-    Parameters
-    ----------
-    counts : array_like
-        Picks of every expert in the measurement, in the order in which experts are dealt to ranks.
-    tokens, topk : float or array
-        Tokens before top-k on all ranks, and experts per token.
-    expert_ranks : int
-        Ranks over which the experts are split; must divide the number of experts.
-
-    Returns
-    -------
-    ExpertLoad
-        Rows, expected active experts and one group per expert of the busiest rank.
-
-    Raises
-    ------
-    ValueError
-        If the ranks do not divide the experts, or there are no picks.
-
-    References
-    ----------
-    Derived: picks are independent, so an expert with share p is missed by T tokens with probability (1 - k p)^T.
-
-    Examples
-    --------
-    >>> float(histogram_load([6, 2, 1, 1], 10, 1, 2).rows)
-    8.0
-    """
-    picks = as_floats(counts).reshape(-1)
-    if expert_ranks < 1 or picks.size % expert_ranks:
-        raise ValueError(f"expert_ranks: {expert_ranks} ranks do not divide {picks.size} experts")
-    if not picks.sum() > 0.0:
-        raise ValueError("counts: the histogram holds no picks; give the picks of every expert, for instance [5, 3, 1]")
-    by_rank = picks.reshape(expert_ranks, -1)
-    busiest = by_rank[by_rank.sum(axis=1).argmax()] / picks.sum()
-    t, k = np.broadcast_arrays(as_floats(tokens), as_floats(topk))
-    share = np.minimum(busiest.reshape((-1, *(1,) * t.ndim)) * k, 1.0)
-    hit = 1.0 - (1.0 - share) ** t
-    rows = (share * t).sum(axis=0)
-    on_rank = t * (1.0 - np.prod(1.0 - share, axis=0))
-    return ExpertLoad(rows, hit.sum(axis=0), on_rank, share * t / np.maximum(hit, 1e-300), hit)

@@ -96,45 +96,6 @@ def power_law_of(tokens: Any, experts: Any, topk: Any, skew: Any) -> PowerLaw:
 
 
 @formula(
-    name="active_experts_random",
-    quantity="count",
-    equation=r"E_{active} = E \left(1 - \left(1 - \frac{k}{E}\right)^{T}\right)",
-    source="Derived: expected number of distinct experts when every token picks k of E independently and uniformly.",
-    valid={"tokens": (0, 2**24), "experts": (1, 2**16)},
-)
-def active_experts_random(tokens: Floats, experts: Floats, topk: Floats) -> Floats:
-    r"""Experts that at least one token has picked, when tokens pick independently and uniformly.
-
-    .. math:: E_{active} = E \left(1 - \left(1 - \frac{k}{E}\right)^{T}\right)
-
-    Parameters
-    ----------
-    tokens : float or array
-        Tokens before top-k.
-    experts : float or array
-        Routed experts.
-    topk : float or array
-        Experts per token.
-
-    Returns
-    -------
-    float or array
-        Expected number of active experts.
-
-    References
-    ----------
-    Derived: a given expert is missed by one token with probability 1 - k/E, by all with its T-th power.
-
-    Examples
-    --------
-    >>> round(float(active_experts_random(32, 128, 8)), 1)
-    111.8
-    """
-    t, e, k = as_floats(tokens), as_floats(experts), as_floats(topk)
-    return e * (1.0 - np.maximum(1.0 - k / e, 0.0) ** t)
-
-
-@formula(
     name="power_law_tokens",
     quantity="count",
     equation=r"N(u) = \frac{T k}{E} \frac{q(u)}{\bar q},\quad "

@@ -16,7 +16,7 @@ from perfmodel.layers.operators import Collective, Exchange
 from perfmodel.parallel.grid import PlanGrid
 from perfmodel.parallel.groups import RankGroup, rank_group
 
-COMMUNICATION_CORES = 20.0
+EXCHANGE_CORES = 20.0
 """Cores that a throughput dispatch or combine runs on (the default of DeepEP)."""
 
 _LIKE = {"dispatch": "all_to_all", "combine": "all_to_all"}
@@ -124,7 +124,7 @@ def _exchange(op: Collective, links: Links, target: Target) -> Candidate | None:
     numbers = {
         "bandwidth": links.inside() if target.system.domain else target.system.scale_up.bandwidth,
         "cores": float(target.device.cores),
-        "sms": COMMUNICATION_CORES,
+        "sms": EXCHANGE_CORES,
         "memory_bandwidth": target.device.memory_bandwidth,
         "imbalance": op.exchange.imbalance,
     }

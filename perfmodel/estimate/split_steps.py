@@ -15,7 +15,7 @@ from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import PlanGrid
 
-COMMUNICATION_CORES = 8.0
+WEAVE_CORES = 8.0
 """Cores that a collective takes from the computation beside it: the most that TokenWeave gives it (2 to 8)."""
 
 
@@ -123,7 +123,7 @@ def split_step(model: ModelSpec, target: Target, full: StepTime, half: StepTime,
     links = 2.0 * half.over_plans("links_s")
     if target.engine.split == "tokens":
         cores = float(target.device.cores)
-        slowed = np.where(links > 0, cores / max(cores - COMMUNICATION_CORES, 1.0), 1.0)
+        slowed = np.where(links > 0, cores / max(cores - WEAVE_CORES, 1.0), 1.0)
         device = (2.0 * half.over_plans("device_s") - attention) * slowed
         seconds = as_floats(token_split_time(device, links, model.layers)) + host
         scale = device / np.maximum(compute + memory + latency, 1e-30)

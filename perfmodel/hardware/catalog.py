@@ -79,8 +79,8 @@ def load_system(name: str | os.PathLike[str], profiles: str | os.PathLike[str] |
 
     Examples
     --------
-    >>> load_system("hgx-h100").tier_spanning(16).name
-    'infiniband'
+    >>> [tier.name for tier in load_system("hgx-h100").tiers]
+    ['nvlink', 'infiniband']
     """
     from perfmodel.hardware.schema_system import SystemFile
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from perfmodel.errors import ProfileError, UnitError
 from perfmodel.hardware.engine import LAYER_PARTS, Engine, Streams
-from perfmodel.hardware.named_files import find_named, list_named, read_schema
+from perfmodel.hardware.named_files import find_named, read_schema
 from perfmodel.units import parse
 
 
@@ -124,22 +124,6 @@ def _number(value: str | float, dimension: str) -> float:
     if isinstance(value, str) or not 0 <= value < float("inf"):
         raise UnitError(f"{value!r}: a plain number of at least 0 is wanted, for instance 2.5")
     return float(value)
-
-
-def list_engines(profiles: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
-    """Names of every engine profile there is.
-
-    Parameters
-    ----------
-    profiles : path, optional
-        Directory that is searched as well.
-
-    Returns
-    -------
-    tuple of str
-        Sorted names.
-    """
-    return list_named("engine", profiles)
 
 
 def load_engine(name: str, profiles: str | os.PathLike[str] | None = None) -> Engine:

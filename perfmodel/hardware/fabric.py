@@ -39,8 +39,8 @@ class Tier:
 
     Examples
     --------
-    >>> Tier("xgmi", 8, 448e9, 1e-6, "mesh", link_bandwidth=64e9).bandwidth_between(4) / 1e9
-    192.0
+    >>> Tier("xgmi", 8, 448e9, 1e-6, "mesh", link_bandwidth=64e9).planes
+    1
     """
 
     name: str
@@ -53,26 +53,6 @@ class Tier:
     oversubscription: float = 1.0
     shape: tuple[int, ...] = ()
     planes: int = 1
-
-    def bandwidth_between(self, ranks: int) -> float:
-        """Bandwidth of one device when a group of so many talks all to all.
-
-        Behind a switch every device has all its links whoever it talks to. In a mesh it has one link per peer:
-        ``min(bandwidth, (ranks - 1) * link_bandwidth)``.
-
-        Parameters
-        ----------
-        ranks : int
-            Devices in the group.
-
-        Returns
-        -------
-        float
-            One-way bandwidth per device [B/s].
-        """
-        if self.topology == "mesh" and self.link_bandwidth is not None:
-            return min(self.bandwidth, max(ranks - 1, 1) * self.link_bandwidth)
-        return self.bandwidth
 
     def with_planes(self, planes: int) -> "Tier":
         """Return the same tier with fewer of its planes in service.
@@ -148,29 +128,6 @@ class System:
     def scale_up_devices(self) -> int:
         """Devices in the scale-up domain."""
         return self.scale_up.devices
-
-    def tier_spanning(self, devices: int) -> Tier:
-        """Innermost tier that holds a number of devices.
-
-        Parameters
-        ----------
-        devices : int
-            Devices that must talk to each other.
-
-        Returns
-        -------
-        Tier
-            The tier.
-
-        Raises
-        ------
-        PlanError
-            If the system has no room for so many.
-        """
-        for tier in self.tiers:
-            if devices <= tier.devices:
-                return tier
-        raise PlanError(f"{self.id} connects at most {self.max_devices} devices, and {devices} are wanted")
 
     def with_scale_up(self, devices: int) -> "System":
         """Return the same system with another number of devices in the scale-up domain.

@@ -4,10 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-ATTENTION_ERAS = ("unfused", "flash1", "flash2", "flash3")
-"""Attention kernels by era: scores in memory; FlashAttention and its Triton version; FlashAttention-2; the kernels
-that use asynchronous copies and matrix units of their time (FlashAttention-3, cuDNN 9), as serving engines do."""
-
 
 @dataclass(frozen=True, slots=True)
 class Stack:
@@ -20,7 +16,8 @@ class Stack:
     name : str
         Name for people.
     attention : str
-        One of `ATTENTION_ERAS`.
+        Era of its attention kernels: "unfused" (scores in memory), "flash1" (FlashAttention and its Triton version),
+        "flash2", or "flash3" (asynchronous copies and matrix units of their time, as in cuDNN 9 and serving engines).
     attention_factor : mapping of str to float
         Architecture -> time of the era's attention kernel over that of today's measured one [1].
     pointwise_efficiency : float

@@ -79,22 +79,6 @@ _NUMBERS: dict[str, tuple[str, str, float, float]] = {
 }
 
 
-def list_stacks(profiles: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
-    """Names of every stack profile there is.
-
-    Parameters
-    ----------
-    profiles : path, optional
-        Directory that is searched as well.
-
-    Returns
-    -------
-    tuple of str
-        Sorted names.
-    """
-    return list_named("stack", profiles)
-
-
 def load_stack(name: str, profiles: str | os.PathLike[str] | None = None) -> Stack:
     """Load a stack profile by name or path.
 
@@ -187,7 +171,7 @@ def stack_of_source(source: str, profiles: str | os.PathLike[str] | None = None)
     >>> stack_of_source("korthikanti-2022-table5")[0]
     'megatron-2021'
     """
-    for name in list_stacks(profiles):
+    for name in list_named("stack", profiles):
         systems = load_stack(name, profiles).systems
         if source in systems:
             return name, systems[source]

@@ -15,7 +15,7 @@ from perfmodel.costs.routing import power_law_tokens
 from perfmodel.costs.work import active_experts
 from perfmodel.errors import PlanError
 from perfmodel.estimate.arrangement import arranged
-from perfmodel.estimate.communication import COMMUNICATION_CORES, time_collective
+from perfmodel.estimate.communication import EXCHANGE_CORES, time_collective
 from perfmodel.estimate.links import links_of_group
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.timing import ROUTING_SKEW, time_operator
@@ -171,7 +171,7 @@ def _times(asked: ExpertLayer, ranks: Array) -> dict[str, Any]:
                 chosen = np.broadcast_to(time.choice, shape)[0].astype(int)
                 algorithms = [time.algorithms[k] for k in chosen]
     exchange = parts * (found["dispatch"] + found["combine"])
-    taken = 0.0 if asked.decode else COMMUNICATION_CORES / target.device.cores
+    taken = 0.0 if asked.decode else EXCHANGE_CORES / target.device.cores
     layers = pipelined_experts(parts * found["experts"], exchange, parts, taken_share=taken)
     best = np.asarray(layers).argmin(axis=0)
     return {

@@ -3,10 +3,13 @@
 import math
 import tomllib
 
+import numpy as np
 import pytest
 
+from perfmodel.estimate.links import links_of_group
 from perfmodel.hardware import FORMATS, TOPOLOGIES, list_devices, list_systems, load_device, load_system, validate_file
 from perfmodel.hardware.places import builtin_directory
+from perfmodel.parallel.groups import RankGroup
 from perfmodel.units import format_quantity, parse
 
 ROOT = builtin_directory()
@@ -152,21 +155,22 @@ def test_tiers_grow_outwards_and_slow_down(name):
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_larger_groups_never_see_less_of_a_tier(name):
-    for tier in load_system(name).tiers:
-        seen = [tier.bandwidth_between(ranks) for ranks in (1, 2, 3, 4, 8, 64)]
-        assert seen == sorted(seen)
-        assert max(seen) <= tier.bandwidth
-        if tier.topology == "mesh":
-            assert tier.bandwidth_between(tier.devices) == pytest.approx(tier.bandwidth)
+    system = load_system(name)
+    group = RankGroup(np.array([2.0, 3.0, 4.0, 8.0, 64.0]), 1.0)
+    for tier, seen in zip(system.tiers, links_of_group(system, group).exact(), strict=True):
+        rates = np.broadcast_to(seen, group.ranks.shape)[group.ranks <= tier.devices]
+        assert np.all(np.diff(rates) >= 0)
+        assert np.all(rates <= tier.bandwidth)
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_every_group_size_has_its_innermost_tier(name):
+def test_a_pair_in_a_mesh_sees_the_link_between_them_and_all_see_all_links(name):
     system = load_system(name)
-    for index, tier in enumerate(system.tiers):
-        assert system.tier_spanning(tier.devices) is tier
-        if index:
-            assert system.tier_spanning(system.tiers[index - 1].devices + 1) is tier
+    tier = system.tiers[0]
+    if tier.topology == "mesh" and tier.devices > 1:
+        pair, whole = (links_of_group(system, RankGroup(ranks, 1.0)).exact()[0] for ranks in (2.0, float(tier.devices)))
+        assert pair == pytest.approx(tier.link_bandwidth)
+        assert whole == pytest.approx(tier.bandwidth)
 
 
 @pytest.mark.parametrize("name", DEVICES)

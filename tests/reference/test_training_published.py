@@ -7,7 +7,6 @@ import pytest
 
 from perfmodel.api_training import train, training_target
 from perfmodel.costs.data_parallel import zero_volume
-from perfmodel.costs.pipeline import bubble_ratio
 from perfmodel.costs.reliability import checkpoint_interval, goodput, job_mtbf
 from perfmodel.costs.training import gpt_parameters, gpt_step_flops, layer_activation_bytes, utilisation
 from perfmodel.costs.training_schedules import SCHEDULES, microbatches_in_flight, schedule_bubble
@@ -162,7 +161,6 @@ def test_bubble_fractions(p, m, v):
     busy = m * 3.0
     idle = schedule_bubble(p, 1.0, 2.0, 1.0, v)
     assert idle / busy == pytest.approx((p - 1) / (m * v))
-    assert bubble_ratio(p, m, v) == pytest.approx((p - 1) / (m * v))
     # GPipe (arXiv:1811.06965) prints the same idle time over the total.
     plain = schedule_bubble(p, 1.0, 2.0, 1.0, schedule=SCHEDULES.index("gpipe"))
     assert plain / (busy + plain) == pytest.approx((p - 1) / (m + p - 1))

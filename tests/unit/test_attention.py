@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perfmodel.calibrate.attention_cases import attention_sizes, compute_format, mla_sizes
+from perfmodel.calibrate.attention_cases import attention_sizes, mla_sizes
 from perfmodel.costs.attention import attention_bound, cold_share, overlapped
 from perfmodel.costs.attention_decode import decode_attention_split
 from perfmodel.costs.attention_prefill import prefill_attention_tiled
@@ -244,8 +244,6 @@ def test_latent_cases_map_to_sizes():
     )
     prefill = {k: float(v[0]) for k, v in mla_sizes(FRAME, "prefill_mla").items()}
     assert (prefill["kv_heads"], prefill["qk_head_dim"], prefill["v_head_dim"]) == (16, 192, 128)
-    assert compute_format("bf16", "fp8", "prefill_mla") == "fp8"
-    assert compute_format("bf16", "fp8", "prefill_attention") == "bf16"
 
 
 def test_cases_that_cannot_be_read_say_so():

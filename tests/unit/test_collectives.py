@@ -28,6 +28,7 @@ from perfmodel.costs.expert_exchange import deepep_low_latency, deepep_normal
 from perfmodel.costs.expert_traffic import ranks_reached
 from perfmodel.costs.flat_collectives import flat_ring
 from perfmodel.costs.registry import get_formula
+from perfmodel.errors import UnknownNameError
 
 LINK = {"bandwidth": 100e9, "latency": 2e-6}
 
@@ -237,3 +238,10 @@ def test_at_most_eight_coefficients_with_defaults_of_the_signature(name):
     for c in form.coefficients:
         assert c.low <= c.default <= c.high
         assert defaults[c.name] == c.default
+
+
+@pytest.mark.parametrize("names", [("mesch", "ring"), ("torus3d", "all-to-all")])
+def test_wiring_that_nobody_knows_is_refused(names):
+    topology, pattern = names
+    with pytest.raises(UnknownNameError, match=r"unknown (topology|pattern)"):
+        effective_bandwidth(topology, 4, 8, 448e9, pattern=pattern)

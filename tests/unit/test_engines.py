@@ -8,8 +8,9 @@ import pytest
 
 from perfmodel.errors import PerfmodelError, ProfileError, UnknownNameError
 from perfmodel.hardware.engine import Engine
-from perfmodel.hardware.engine_files import list_engines, load_engine
+from perfmodel.hardware.engine_files import load_engine
 from perfmodel.hardware.kernel_files import load_kernel_table
+from perfmodel.hardware.named_files import list_named
 from perfmodel.hardware.places import builtin_directory
 
 FOLDER = builtin_directory() / "engines"
@@ -46,7 +47,7 @@ def refused(path):
 
 def test_the_catalogue_is_what_lies_in_the_folder():
     assert {"neutral", "sglang", "trtllm", "vllm"} <= set(NAMES)
-    assert list_engines() == tuple(NAMES)
+    assert list_named("engine") == tuple(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -93,7 +94,7 @@ def test_the_directory_that_is_given_comes_first(tmp_path):
     written(tmp_path / "engines", "value = 0.90", "value = 0.6", name="mine")
     assert load_engine("vllm", tmp_path).memory_fraction == 0.5
     assert load_engine("mine", tmp_path).memory_fraction == 0.6
-    assert "mine" in list_engines(tmp_path)
+    assert "mine" in list_named("engine", tmp_path)
     assert load_engine(str(tmp_path / "engines" / "mine.toml")).id == "mine"
 
 

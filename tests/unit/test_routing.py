@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from perfmodel.costs.expert_load import expert_load, histogram_load
-from perfmodel.costs.routing import active_experts_random, imbalance_factor, power_law_tokens
+from perfmodel.costs.expert_load import expert_load
+from perfmodel.costs.routing import imbalance_factor, power_law_tokens
+from perfmodel.costs.work import active_experts
 
 
 def sample_random(rng, tokens, experts, topk):
@@ -33,10 +34,10 @@ def busiest(load, ranks):
 
 
 @pytest.mark.parametrize(("tokens", "experts", "topk"), [(1, 128, 8), (16, 128, 8), (64, 256, 8), (200, 32, 4)])
-def test_active_experts_random_matches_sampling(tokens, experts, topk):
+def test_active_experts_matches_sampling(tokens, experts, topk):
     rng = np.random.default_rng(1)
     sampled = np.mean([(sample_random(rng, tokens, experts, topk) > 0).sum() for _ in range(200)])
-    assert active_experts_random(tokens, experts, topk) == pytest.approx(sampled, rel=0.02)
+    assert active_experts(tokens, experts, topk) == pytest.approx(sampled, rel=0.02)
 
 
 @pytest.mark.parametrize(("tokens", "experts", "topk", "ranks"), [(64, 256, 8, 1), (512, 128, 8, 1), (512, 128, 8, 8)])
@@ -90,21 +91,3 @@ def test_no_expert_has_more_than_every_token():
 def test_imbalance_of_one_rank_is_one():
     assert imbalance_factor(4096, 256, 8, 1, 1.2) == pytest.approx(1.0, abs=1e-9)
     assert imbalance_factor(4096, 256, 8, 16, 0.0) == 1.0
-
-
-def test_histogram_of_equal_picks_is_random_routing():
-    load = histogram_load(np.full(128, 3.0), 16, 8)
-    assert load.rows == pytest.approx(128)
-    assert load.active == pytest.approx(active_experts_random(16, 128, 8))
-
-
-def test_histogram_takes_the_busiest_rank():
-    load = histogram_load([1, 1, 8, 2], 100, 1, 2)
-    assert load.rows == pytest.approx(100 * 10 / 12)
-    assert load.active == pytest.approx(2.0, rel=1e-6)
-
-
-@pytest.mark.parametrize(("counts", "ranks"), [([1, 1, 1], 2), ([0, 0], 1)])
-def test_histogram_names_what_is_wrong(counts, ranks):
-    with pytest.raises(ValueError, match=r"divide|no picks"):
-        histogram_load(counts, 4, 1, ranks)

@@ -21,7 +21,8 @@ from perfmodel.errors import (
 from perfmodel.estimate.training.kernels import Kernels
 from perfmodel.estimate.training.network import Network
 from perfmodel.estimate.training.shape import micro_batch, stage_kinds, weights_of
-from perfmodel.hardware.stack_files import list_stacks, load_stack, stack_of_source
+from perfmodel.hardware.named_files import list_named
+from perfmodel.hardware.stack_files import load_stack, stack_of_source
 from perfmodel.layers.training import layer_work
 from perfmodel.layers.training_recipe import get_recipe
 from perfmodel.layers.training_work import Product
@@ -82,7 +83,7 @@ def test_splits_without_an_answer():
 
 
 def test_every_stack_loads_and_says_where_its_numbers_come_from():
-    for name in list_stacks():
+    for name in list_named("stack"):
         stack = load_stack(name)
         assert stack.id == name
         assert all(text for text in stack.provenance.values())
@@ -556,7 +557,7 @@ def test_any_two_steps_of_a_stack_predict_its_others(cases_dir, source, stack):
 
 
 def test_a_fitted_stack_is_read_back(tmp_path):
-    for name in list_stacks():
+    for name in list_named("stack"):
         base = load_stack(name)
         path = tmp_path / f"{name}.toml"
         path.write_text(stack_toml(FittedStack(base, ("clock_scale",), 2, 9.0, 1.0), "mine.csv"))

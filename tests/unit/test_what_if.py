@@ -53,7 +53,7 @@ def test_every_outer_tier_and_every_link_is_scaled():
     system = load_system("mi300x-8")
     inner = scaled(system, {"scale_up_bandwidth": 3.0}).tiers[0]
     assert inner.link_bandwidth == 3 * system.tiers[0].link_bandwidth
-    assert inner.bandwidth_between(4) == 3 * system.tiers[0].bandwidth_between(4)
+    assert inner.bandwidth == 3 * system.tiers[0].bandwidth
     outer = scaled(system, {"scale_out_bandwidth": 3.0, "scale_out_latency": 0.5}).tiers
     assert [tier.bandwidth for tier in outer[1:]] == [3 * tier.bandwidth for tier in system.tiers[1:]]
     assert [tier.latency_s for tier in outer[1:]] == [tier.latency_s / 2 for tier in system.tiers[1:]]
