@@ -52,6 +52,8 @@ class ServingSteps:
         Time for which a prompt's cache from host memory occupies the host link [s].
     fetched_s : float or array
         Part of it that computing the rest of the prompt does not hide [s].
+    decode_experts_s, prefill_experts_s : float or array
+        Part of either step in which it waits for experts from host memory [s].
     drafting : float or array
         Time of a decode step and of drafting for the next one, over the time of the step [1].
     """
@@ -65,6 +67,8 @@ class ServingSteps:
     together: Floats = 1.0
     fetch_s: Floats = 0.0
     fetched_s: Floats = 0.0
+    decode_experts_s: Floats = 0.0
+    prefill_experts_s: Floats = 0.0
     drafting: Floats = 1.0
 
     @property
@@ -132,6 +136,7 @@ def serving_steps(
     decode, alone, shared, *parts = (split_steps if target.engine.split != "none" else step_times)(
         model, target, [(grid, step) for step in wanted], precision, keep_lines=keep_lines
     )
+    waits: list[Floats] = [0.0, 0.0, 0.0]
     if workload.host_experts:
         if mixed:
             raise PlanError("experts in host memory are predicted for prompts with steps of their own (prefill-first)")
@@ -149,7 +154,7 @@ def serving_steps(
         marginal_s = (shared.seconds - shared.over_plans("host_s")) / together
         found = ServingSteps(decode, alone, marginal_s, shared.seconds, footprint)
     drafting = drafting_factor(model, target, grid, workload, wanted[0], precision)
-    found = replace(found, drafting=drafting)
+    found = replace(found, drafting=drafting, decode_experts_s=waits[0], prefill_experts_s=waits[1])
     if not workload.host_hit:
         return found
     fetch_s, seen = host_fetch(model, target, grid, workload, precision, found.prompt_s)
