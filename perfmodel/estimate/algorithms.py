@@ -179,7 +179,7 @@ def _measured(kind: str, size: Floats, links: Links, target: Target) -> list[_In
         if own is not None and own.engine == target.engine.kernels:
             found.append(own)
     # Neighbours in a mesh, on a torus or in one package have only the links between them.
-    numbers = {"bandwidth": links.inside(), "op": kind}
+    numbers = {"bandwidth": links.inside("all_to_all" if kind == "all_to_all" else "ring"), "op": kind}
     ranks = links.domain_ranks
 
     def timer(kernel: KernelCalibration) -> Callable[[Floats], Floats]:

@@ -32,6 +32,9 @@ Bus bandwidth of nccl-tests: 210 of 300, 320 of 450 and 640 of 900 GB/s on eight
 
 _TOPOLOGIES = {"switched": "switch", "fat-tree": "switch"}
 
+_TORUS = ("ring", "torus2d", "torus3d")
+# Topologies that are axes of one torus where they follow on each other.
+
 
 @dataclass(frozen=True, slots=True)
 class Links:
@@ -103,12 +106,40 @@ class Links:
         """Scale-up domains that the group spans."""
         return self.placement.outside(self.system.domain)
 
-    def inside(self) -> Floats:
-        """Bandwidth of one device on the outermost tier that the group spans inside its scale-up domain [B/s]."""
-        exact = self.exact()
-        rate = exact[0]
-        for tier in range(1, self.system.domain + 1):
-            rate = np.where(as_floats(self.placement.levels[tier]) > 1, exact[tier], rate)
+    def inside(self, pattern: str = "ring") -> Floats:
+        r"""Bandwidth of one device inside its scale-up domain.
+
+        That of the outermost tier that the group spans there. Tiers that are axes of one torus work together: what
+        arrives over :math:`m` neighbours leaves over the next axis as one part in :math:`m`,
+
+        .. math:: \frac{n - 1}{n B} = \sum_i \frac{m_i - 1}{m_i B_i \prod_{j < i} m_j}, \quad n = \prod_i m_i
+
+        Parameters
+        ----------
+        pattern : str
+            One of `perfmodel.costs.collective_bounds.PATTERNS`.
+
+        Returns
+        -------
+        float or array
+            One-way bandwidth per device [B/s].
+        """
+        exact = self.exact(pattern)
+        rate, held = exact[0], as_floats(self.placement.levels[0])
+        tiers = self.system.tiers[: self.system.domain + 1]
+        torus = all(tier.topology in _TORUS for tier in tiers)
+        for tier in range(1, len(tiers)):
+            parts = as_floats(self.placement.levels[tier])
+            whole = held * parts
+            joined = exact[tier]
+            if torus:
+                # An exchange sends most over the axis that has the least bandwidth for it.
+                near = parts * (held - 1.0) / rate
+                far = (parts - 1.0) / exact[tier] * (held if pattern == "all_to_all" else 1.0)
+                spent = np.maximum(near, far) if pattern == "all_to_all" else near + far
+                joined = np.maximum(whole - 1.0, 1.0) / np.where(parts > 1, spent, 1.0)
+            rate = np.where(parts > 1, joined, rate)
+            held = whole
         return rate
 
     def network(self, rates: list[Floats]) -> tuple[Floats, Floats]:

@@ -29,6 +29,9 @@ from perfmodel.costs.expert_traffic import ranks_reached
 from perfmodel.costs.flat_collectives import flat_ring
 from perfmodel.costs.registry import get_formula
 from perfmodel.errors import UnknownNameError
+from perfmodel.estimate.links import links_of_group
+from perfmodel.hardware.catalog import load_system
+from perfmodel.parallel.groups import RankGroup
 
 LINK = {"bandwidth": 100e9, "latency": 2e-6}
 
@@ -245,3 +248,15 @@ def test_wiring_that_nobody_knows_is_refused(names):
     topology, pattern = names
     with pytest.raises(UnknownNameError, match=r"unknown (topology|pattern)"):
         effective_bandwidth(topology, 4, 8, 448e9, pattern=pattern)
+
+
+def test_axes_of_one_torus_work_together():
+    links = links_of_group(load_system("trn2-ultraserver"), RankGroup(64.0, 1.0))
+    # All but a sixteenth moves among sixteen chips at 512 GB/s, the rest among four at 128.
+    seconds = 15 / 16 / 512e9 + 1 / 16 * 3 / 4 / 128e9
+    assert float(links.inside()) == pytest.approx(63 / 64 / seconds)
+    assert float(links.domains) == 1.0
+    # Three quarters of an exchange leave the instance, and a ring of four carries 96 GB/s of it.
+    assert float(links.inside("all_to_all")) == pytest.approx(63 / 64 / (3 / 4 / 96e9))
+    along = links_of_group(load_system("trn2-ultraserver"), RankGroup(4.0, 16.0))
+    assert float(along.inside()) == 128e9
