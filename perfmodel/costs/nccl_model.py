@@ -19,13 +19,15 @@ _LATENCY: Mapping[str, tuple[tuple[float, ...], tuple[float, ...], tuple[float, 
     "nvls": ((0.0, 0.0, 0.0), (25.0, 25.0, 25.0), (18.0, 18.0, 18.0)),
     "nvls_tree": ((0.0, 0.0, 0.0), (25.0, 25.0, 25.0), (20.9, 20.9, 20.9)),
 }
-# Most that the first protocol reaches, GB/s, inside one node, on two, and on more.
-_LOW_LATENCY_RATE: Mapping[str, tuple[float, float, float]] = {
-    "volta": (39.0, 39.0, 20.4),
-    "ampere": (87.7, 22.5, 19.0),
-    "hopper": (141.0, 45.0, 35.0),
-    "blackwell": (282.0, 90.0, 70.0),
-}
+# Most that the first protocol reaches, GB/s: inside one node by the devices, on two nodes and on more by the processors
+# of the hosts. The library's table has a row for every generation but asks those after the second for one node only.
+_LOW_LATENCY_RATE: Mapping[str, float] = {"volta": 39.0, "ampere": 87.7, "hopper": 141.0, "blackwell": 282.0}
+_HOST_RATE: Mapping[str, tuple[float, float]] = {"amd": (22.5, 19.0), "arm": (39.0, 20.4), "intel": (39.0, 20.4)}
+_POSTING_S: Mapping[str, float] = {"amd": 2e-6, "arm": 1e-6, "intel": 1e-6}
+"""What the host takes to post a message to the network, three times as long with the last protocol [s]."""
+
+UNKNOWN_HOST = "intel"
+"""Whose figures stand for processors that nobody names, as in the library."""
 _FLAGGED_BYTES = 16384.0
 """Largest message between two devices that is sent with the low-latency protocol."""
 
@@ -33,11 +35,11 @@ _SWITCH_EFFICIENCY: Mapping[str, float] = {"hopper": 0.85, "blackwell": 0.74}
 
 
 def _rates(
-    algorithm: str, inside: Array, network: Array, nodes: Array, architecture: str
+    algorithm: str, inside: Array, network: Array, nodes: Array, architecture: str, host_cpu: str
 ) -> tuple[Array, Array, Array]:
     """Bus bandwidth of an algorithm by protocol, from those of a node's links and of its adapters together."""
     bus = np.where(nodes > 1.0, np.minimum(inside, network), inside)
-    one, two, more = _LOW_LATENCY_RATE[architecture]
+    one, (two, more) = _LOW_LATENCY_RATE[architecture], _HOST_RATE[host_cpu or UNKNOWN_HOST]
     cap = np.where(nodes <= 1.0, one, np.where(nodes <= 2.0, two, more)) * 1e9
     if algorithm == "ring":
         return np.minimum(cap, 0.5 * bus), 0.92 * bus, bus
@@ -54,7 +56,14 @@ def _rates(
 
 
 def _wait(
-    algorithm: str, protocol: int, ranks: Array, nodes: Array, rounds: float, latency: Floats, network_latency: Floats
+    algorithm: str,
+    protocol: int,
+    ranks: Array,
+    nodes: Array,
+    rounds: float,
+    latency: Floats,
+    network_latency: Floats,
+    host_cpu: str,
 ) -> Array:
     """Latency of an algorithm [s]: the library's steps, longer or shorter as a link's shortest message is."""
     rows = _LATENCY[algorithm]
@@ -63,6 +72,8 @@ def _wait(
     network = rows[2][protocol] / _LATENCY["ring"][2][0] * as_floats(network_latency)
     depth = np.ceil(np.log2(nodes))
     if algorithm == "ring":
+        posting = _POSTING_S[host_cpu or UNKNOWN_HOST] * (3.0 if PROTOCOLS[protocol] == "simple" else 1.0)
+        inside = np.where(nodes > 1.0, np.maximum(inside, posting), inside)
         hops = rounds * (nodes - 1.0)
         return start + (rounds * (ranks - 1.0) - hops) * inside + hops * network
     if algorithm == "tree":
@@ -84,6 +95,7 @@ def nccl_table(
     op: str = "all_reduce",
     architecture: str = "hopper",
     reducing: bool = False,
+    host_cpu: str = "",
     link_efficiency: Floats = 0.8,
 ) -> dict[str, Array]:
     """Time of every algorithm and protocol that NCCL weighs against each other.
@@ -108,6 +120,8 @@ def nccl_table(
         volta, ampere, hopper or blackwell.
     reducing : bool
         Whether the switch of a node can add.
+    host_cpu : str
+        Processors of the hosts: amd, arm or intel; empty where nobody knows.
     link_efficiency : float or array
         Part of the link bandwidth with which the library reckons [1].
 
@@ -131,12 +145,12 @@ def nccl_table(
         algorithms += ["tree", *(["nvls", "nvls_tree"] if reducing and architecture in _SWITCH_EFFICIENCY else [])]
     out: dict[str, Array] = {}
     for algorithm in algorithms:
-        rates = _rates(algorithm, inside, network, k, architecture)
+        rates = _rates(algorithm, inside, network, k, architecture, host_cpu)
         ratio = 0.5 if algorithm == "tree" else n / (rounds * np.maximum(n - 1.0, 1.0))
         for protocol, name in enumerate(PROTOCOLS):
             if algorithm.startswith("nvls") and name != "simple":
                 continue
-            wait = _wait(algorithm, protocol, n, k, rounds, latency, network_latency)
+            wait = _wait(algorithm, protocol, n, k, rounds, latency, network_latency, host_cpu)
             time = wait + size / (rates[protocol] * ratio)
             # One switch spans one node, a tree of switches at least two.
             fits = k <= 1.0 if algorithm == "nvls" else k > 1.0 if algorithm == "nvls_tree" else n > 0.0
@@ -212,6 +226,7 @@ def network_messages(nbytes: Floats, messages: Floats, *, bandwidth: Floats, lat
         "op": ("all_reduce", "all_gather", "reduce_scatter"),
         "architecture": tuple(_LOW_LATENCY_RATE),
         "reducing": (False, True),
+        "host_cpu": ("", *_HOST_RATE),
     },
 )
 def nccl_model(
@@ -226,6 +241,7 @@ def nccl_model(
     op: str = "all_reduce",
     architecture: str = "hopper",
     reducing: bool = False,
+    host_cpu: str = "",
     link_efficiency: Floats = 0.8,
 ) -> Floats:
     r"""Time that NCCL expects of its fastest algorithm and protocol.
@@ -254,6 +270,9 @@ def nccl_model(
         volta, ampere, hopper or blackwell.
     reducing : bool
         Whether the switch of a node can add (NVLS).
+    host_cpu : str
+        Processors of the hosts, which post messages to the network and write the flags of the first protocol: amd, arm
+        or intel; empty where nobody knows.
     link_efficiency : float or array
         Part of the link bandwidth with which the library reckons: 12 x 20 of 300 GB/s, 18 x 20.6 of 450,
         18 x 40.1 of 900.
@@ -266,9 +285,8 @@ def nccl_model(
     Notes
     -----
     What a library chooses by is not what it takes: its latencies are tuned to get the choice right. Left out: the
-    limits per channel, the correction of trees for middle sizes, and the plateau of rings over several nodes. Between
-    nodes the library caps the first protocol by the vendor of the host's processors, here by the devices. The latencies
-    are those of NVLink and InfiniBand; other links are taken to be slower or faster in every protocol alike.
+    limits per channel, the correction of trees for middle sizes, and the plateau of rings over several nodes. The
+    latencies are those of NVLink and InfiniBand; other links are taken to be slower or faster in every protocol alike.
 
     References
     ----------
@@ -290,6 +308,7 @@ def nccl_model(
         op=op,
         architecture=architecture,
         reducing=reducing,
+        host_cpu=host_cpu,
         link_efficiency=link_efficiency,
     )
     best = np.minimum.reduce(np.broadcast_arrays(*table.values()))

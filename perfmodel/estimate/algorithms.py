@@ -165,6 +165,7 @@ def _library(
         op=kind,
         architecture=architecture if architecture in ("volta", "ampere", "blackwell") else "hopper",
         reducing=target.system.scale_up.in_network_reduction,
+        host_cpu=target.system.host_cpu,
     )
 
 

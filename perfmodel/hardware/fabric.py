@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from perfmodel.errors import PlanError
 from perfmodel.hardware.device import Device, Provenance
 
+HOST_CPUS = ("amd", "arm", "intel")
+"""Makers of the processors by which NCCL picks its figures; arm stands for Grace."""
+
 TOPOLOGIES = ("switched", "mesh", "ring", "torus2d", "torus3d", "fat-tree", "dragonfly")
 """How the devices of a tier are wired: `mesh` means a link between every pair."""
 
@@ -104,6 +107,8 @@ class System:
         The source of every number.
     domain : int, optional
         Position of the tier that is the scale-up domain; tiers inside it join the dies of a package or of a board.
+    host_cpu : str, optional
+        Processors of the hosts, one of `HOST_CPUS`; empty where nobody says.
     """
 
     id: str
@@ -113,6 +118,7 @@ class System:
     notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
     provenance: tuple[Provenance, ...] = field(default=(), repr=False, compare=False)
     domain: int = 0
+    host_cpu: str = ""
 
     @property
     def scale_up(self) -> Tier:

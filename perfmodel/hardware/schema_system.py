@@ -46,6 +46,7 @@ class SystemFile(Profile):
 
     kind: Literal["system"]
     device: str
+    host_cpu: Literal["amd", "arm", "intel", ""] = ""
     tier: tuple[TierTable, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -89,4 +90,4 @@ class SystemFile(Profile):
             for t in self.tier
         )
         domain = next((i for i, t in enumerate(self.tier) if t.scale_up), 0)
-        return System(self.id, self.name, device, tiers, self.notes, self.provenance(), domain)
+        return System(self.id, self.name, device, tiers, self.notes, self.provenance(), domain, self.host_cpu)

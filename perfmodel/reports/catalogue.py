@@ -85,7 +85,8 @@ def hardware_sheet(name: str, profiles: str | None = None) -> str:
             known = (*list_systems(profiles), *list_devices(profiles))
             raise UnknownNameError("device or system", name, known, "perfmodel hardware list") from None
         return f"{device.id}: {device.name} ({device.vendor}, {device.architecture})\n{_sources(device.provenance)}"
-    head = f"{system.id}: {system.name}, made of {system.device.id}"
+    hosts = f", {system.host_cpu} hosts" if system.host_cpu else ""
+    head = f"{system.id}: {system.name}, made of {system.device.id}{hosts}"
     return f"{head}\n\n{_tiers(system)}\n\n{_groups(system)}\n\n{_sources(system.provenance)}"
 
 

@@ -22,6 +22,7 @@ from perfmodel.costs.collectives import (
 )
 from perfmodel.costs.nccl_model import nccl_model, nccl_table
 from perfmodel.estimate.communication import time_collective
+from perfmodel.hardware.fabric import HOST_CPUS
 from perfmodel.layers.operators import Collective
 from perfmodel.parallel.grid import plans
 
@@ -152,7 +153,8 @@ TUNING = [
     pytest.param(1, "ring ll", 141, 8 / 14, id="ring, capped"),
     pytest.param(1, "ring simple", 360, 8 / 14, id="ring"),
     pytest.param(1, "tree ll", 0.92 * 360 / 3.8, 0.5, id="tree"),
-    pytest.param(4, "tree ll", 35, 0.5, id="tree, capped between nodes"),
+    pytest.param(2, "tree ll", 39, 0.5, id="tree, capped on two nodes"),
+    pytest.param(4, "tree ll", 20.4, 0.5, id="tree, capped between nodes"),
     pytest.param(4, "tree simple", 0.92 * 360, 0.5, id="tree between nodes"),
     pytest.param(1, "nvls simple", 2 * 0.85 * 360, 8 / 14, id="switch"),
     pytest.param(4, "nvls_tree simple", 400, 32 / 62, id="switches between nodes"),
@@ -164,6 +166,25 @@ def test_rates_of_the_tuning_table(nodes, name, bus, ratio):
     links = {"bandwidth": 450e9, "network_bandwidth": 50e9, "architecture": "hopper", "reducing": True}
     two, one = (float(nccl_table(size, 8 * nodes, nodes, **links)[name]) for size in (2e9, 1e9))
     assert 1.0 / (two - one) == pytest.approx(bus * ratio, rel=1e-9)
+
+
+def test_hosts_limit_the_low_latency_protocol_between_nodes_only():
+    # llMaxBws of Intel and of AMD, and getNetOverhead: 1 and 2 us per step, three times that with the last protocol.
+    def bus_and_wait(nodes, name, host):
+        links = {"bandwidth": 450e9, "network_bandwidth": 50e9, "architecture": "hopper", "host_cpu": host}
+        two, one = (float(nccl_table(size, 8 * nodes, nodes, **links)[name]) for size in (2e9, 1e9))
+        return 8 * nodes * 1e9 / (two - one) * 2 * (8 * nodes - 1) / (8 * nodes) ** 2 / 1e9, 2 * one - two
+
+    buses = {host: [bus_and_wait(nodes, "ring ll", host)[0] for nodes in (1, 2, 4)] for host in ("", *HOST_CPUS)}
+    assert buses["amd"] == pytest.approx([141, 22.5, 19.0])
+    for host in ("", "arm", "intel"):
+        assert buses[host] == pytest.approx([141, 39.0, 20.4])
+    waits = {host: [bus_and_wait(2, f"ring {p}", host)[1] for p in ("ll", "simple")] for host in ("amd", "intel")}
+    steps = 2 * 15 - 2  # inside a node; two more cross the network, at 2.7 and 14 us
+    assert waits["intel"] == pytest.approx([6.6e-6 + steps * 1e-6 + 5.4e-6, 8.4e-6 + steps * 3.4e-6 + 28e-6])
+    assert waits["amd"] == pytest.approx([6.6e-6 + steps * 2e-6 + 5.4e-6, 8.4e-6 + steps * 6e-6 + 28e-6])
+    assert pm.load_system("hgx-a100").host_cpu == "amd"
+    assert pm.load_system("gb200-nvl72").host_cpu == "arm"
 
 
 @pytest.mark.parametrize(
