@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 def experts(
     model: options.Model,
     system: options.SystemName,
-    tokens: Annotated[str, typer.Option(help="Tokens on one rank in a step.")] = "128",
+    tokens_per_rank: Annotated[str, typer.Option(help="Tokens on one rank in a step.")] = "128",
     ep: Annotated[str, typer.Option(help="Expert-parallel ranks, for instance 8,32,256.")] = "8,16,32,64",
     prefill: Annotated[bool, typer.Option("--prefill", help="Tokens of prompts instead of a decode step.")] = False,
-    skew: Annotated[float, typer.Option(help="Exponent of the power law of the experts' loads; 0 for even.")] = 1.2,
+    expert_skew: Annotated[
+        float, typer.Option(help="Exponent of the power law of the experts' loads; 0 for even.")
+    ] = 1.2,
     redundant: Annotated[int, typer.Option(metavar="COUNT", min=0, help="Copies of busy experts.")] = 0,
     loads: Annotated[Path | None, typer.Option(help="CSV with the picks of every expert (column picks).")] = None,
     routing: Annotated[
@@ -28,7 +30,9 @@ def experts(
     resident: Annotated[
         int, typer.Option(metavar="COUNT", min=0, help="Experts of a layer on a device, the rest on the host.")
     ] = 0,
-    hit_rate: Annotated[float | None, typer.Option(help="Share of them found, where a predictor's is known.")] = None,
+    expert_hit: Annotated[
+        float | None, typer.Option(help="Share of the picks found there, where a predictor's is known.")
+    ] = None,
     precision: options.Precision = None,
     engine: options.EngineName = "neutral",
     format: Annotated[Format, typer.Option(help="How to write the result.")] = Format.table,
@@ -49,19 +53,19 @@ def experts(
 
     spec = load_model(model)
     on = api.target(system, engine, profiles=profiles, collectives=collectives)
-    if not 0.0 <= skew < 4.0:
-        raise PlanError(f"--skew must lie between 0 and 4, not {skew:g}")
-    if hit_rate is not None and not resident:
-        raise PlanError("--hit-rate needs --resident, the experts of a layer on a device")
+    if not 0.0 <= expert_skew < 4.0:
+        raise PlanError(f"--expert-skew must lie between 0 and 4, not {expert_skew:g}")
+    if expert_hit is not None and not resident:
+        raise PlanError("--expert-hit needs --resident, the experts of a layer on a device")
     if format is Format.csv and (resident or routing is not None):
         raise PlanError("a CSV holds the table over ranks alone; --resident and --routing need --format table or json")
     asked = ExpertLayer(
         spec,
         on,
         api.precision_of(spec, precision, None, on),
-        float(options.count(tokens, "tokens")),
+        float(options.count(tokens_per_rank, "tokens-per-rank")),
         not prefill,
-        skew,
+        expert_skew,
         redundant,
         None if loads is None else _picks(loads),
     )
@@ -69,7 +73,7 @@ def experts(
     document: dict[str, Any] = {"layers": expert_sweep(asked, counts)}
     lines = [report.expert_table(asked, document["layers"])]
     if resident:
-        document["offload"] = [{"ranks": n, **offload(asked, resident, n, hit_rate)} for n in counts]
+        document["offload"] = [{"ranks": n, **offload(asked, resident, n, expert_hit)} for n in counts]
         lines += [report.offload_line(found) for found in document["offload"]]
     if routing is not None:
         moves = _routing(routing, asked.layer.experts)

@@ -22,7 +22,7 @@ def serving(
     dp: Annotated[int, typer.Option(help="Attention data-parallel ranks.")] = 1,
     ep: Annotated[int, typer.Option(help="Expert-parallel ranks.")] = 1,
     concurrency: Annotated[int | None, typer.Option(help="Requests in flight in the replica; one by default.")] = None,
-    rate: Annotated[
+    arrival_rate: Annotated[
         float | None, typer.Option(help="Requests that arrive per second, at random; the concurrency follows.")
     ] = None,
     precision: options.Precision = None,
@@ -61,8 +61,8 @@ def serving(
     if phase not in ("decode", "prefill", "both"):
         raise PlanError(f"--phase must be decode, prefill or both, not {phase!r}")
     spec = load_model(model)
-    if rate is not None and concurrency is not None:
-        raise PlanError("--concurrency follows from --rate; give one of them")
+    if arrival_rate is not None and concurrency is not None:
+        raise PlanError("--concurrency follows from --arrival-rate; give one of them")
     knobs = {"tp": tp, "pp": pp, "dp": dp, "concurrency": 1 if concurrency is None else concurrency}
     grid = plans(**knobs, ep=ep) if spec.is_moe else plans(**knobs)
     on = api.target(
@@ -96,12 +96,14 @@ def serving(
         draft_cost=draft_cost,
     )
     formats = api.precision_of(spec, precision, kv, on)
-    if rate is not None:
-        found = at_rate(lambda part, asked: predict_serving(spec, on, part, asked, formats), grid, workload, rate)
+    if arrival_rate is not None:
+        found = at_rate(
+            lambda part, asked: predict_serving(spec, on, part, asked, formats), grid, workload, arrival_rate
+        )
         if not found.feasible[0]:
             raise NothingFeasibleError(found.verdicts.reason(0))
         grid = found.grid.take([0])
-        workload = replace(workload, arrivals="poisson", rate=rate / dp)
+        workload = replace(workload, arrivals="poisson", rate=arrival_rate / dp)
     text = derivation(
         spec,
         on,

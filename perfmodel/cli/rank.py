@@ -21,7 +21,7 @@ class Arrivals(StrEnum):
     poisson = "poisson"
 
 
-class By(StrEnum):
+class Objective(StrEnum):
     """What tokens are ranked per."""
 
     gpu = "gpu"
@@ -86,7 +86,9 @@ def serving(
     layerwise: Annotated[bool, typer.Option("--layerwise", help="Send the cache layer by layer.")] = False,
     price: Annotated[float | None, typer.Option(help="US dollars for one GPU and hour.")] = None,
     prefill_price: Annotated[float | None, typer.Option(help="The same for a GPU of the prefill system.")] = None,
-    by: Annotated[By, typer.Option(help="With separate workers: rank tokens per GPU, cost or energy.")] = By.gpu,
+    objective: Annotated[
+        Objective, typer.Option(help="With separate workers: rank by tokens per GPU, cost or energy.")
+    ] = Objective.gpu,
     tp: Annotated[int | None, typer.Option(help="Hold tensor parallelism at one value.")] = None,
     pp: Annotated[int | None, typer.Option(help="Hold pipeline parallelism at one value.")] = None,
     dp: Annotated[int | None, typer.Option(help="Hold attention data parallelism at one value.")] = None,
@@ -168,13 +170,13 @@ def serving(
             link=link,
             layerwise=layerwise,
             together=workers is Workers.both,
-            by=by.value,
+            by=objective.value,
             prefill_price=prefill_price,
         )
         _deliver(compare, comparison, on.system, top, format, output)
         return
-    if prefill_system or link or layerwise or prefill_price or by is not By.gpu:
-        flags = "--prefill-system, --prefill-price, --link, --layerwise and --by"
+    if prefill_system or link or layerwise or prefill_price or objective is not Objective.gpu:
+        flags = "--prefill-system, --prefill-price, --link, --layerwise and --objective"
         raise PlanError(f"{flags} need --workers separate or both")
     ranking = api.rank(spec, on, **asked, ttft_p99=late, concurrency=concurrency)
     note = ""

@@ -66,7 +66,7 @@ Top = Annotated[int, typer.Option(metavar="COUNT", min=1, help="Rows to show in 
 def run(
     study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="What to cross.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Directory of the results.")],
-    workers: Annotated[
+    processes: Annotated[
         int | None,
         typer.Option(
             metavar="COUNT", min=1, help="Processes; one per processor by default, 1 for none beside this one."
@@ -95,7 +95,7 @@ def run(
         count = len(list(partitions(wanted)))
         typer.echo(f"{len(wanted):,} points in {count:,} partitions; every name in {study} is known.")
         return
-    more: dict[str, Any] = {"workers": workers}
+    more: dict[str, Any] = {"workers": processes}
     if dask is not None:
         more = _dask(dask)
     sweep = run_sweep(wanted, output, profiles=profiles, restart=restart, progress=Progress(sys.stderr), **more)
@@ -201,7 +201,7 @@ def sensitivity(
     ] = None,
     of: Annotated[str, typer.Option("--of", help="Column whose growth is asked for.")] = "tokens_per_s_per_gpu",
     step: Annotated[str, typer.Option(help="Relative step of the differences.")] = "10%",
-    workers: Annotated[int, typer.Option(metavar="COUNT", min=1, help="Processes.")] = 1,
+    processes: Annotated[int, typer.Option(metavar="COUNT", min=1, help="Processes.")] = 1,
     where: Where = None,
     task: Task = None,
     top: Top = 40,
@@ -227,7 +227,7 @@ def sensitivity(
     which, frame = _open(directory, task)
     chosen = answers.select(frame, answers.read_conditions(frame, which, where or ()))
     points = chosen["point"].drop_duplicates()
-    with Workers(workers) if workers > 1 else contextlib.nullcontext() as pool:
+    with Workers(processes) if processes > 1 else contextlib.nullcontext() as pool:
         found = sweep_sensitivity(
             open_sweep(directory),
             number,

@@ -214,6 +214,6 @@ def _who_died(error: BrokenExecutor, pool: Workers | None, pending: list[Point])
     else:
         what = f"{error or type(error).__name__}; a worker died on one of: {'; '.join(map(str, pending[:8]))}"
     return (
-        f"{what}. Finished partitions are kept: the same command goes on from there; with fewer --workers each has"
+        f"{what}. Finished partitions are kept: the same command goes on from there; with fewer processes each has"
         " more memory"
     )

@@ -46,7 +46,7 @@ def test_copies_make_places_divide(capsys):
 
 
 def test_prompts_use_the_throughput_kernels(capsys):
-    text = run(capsys, "--ep", "16", "--tokens", "4k", "--prefill")
+    text = run(capsys, "--ep", "16", "--tokens-per-rank", "4k", "--prefill")
     assert "deepep_normal" in text
     assert "4,000 prefill tokens" in text
 
@@ -76,12 +76,12 @@ def test_affinity_from_a_file(capsys, tmp_path):
 
 
 def test_experts_in_host_memory(capsys):
-    found = rows(capsys, "--ep", "8", "--resident", "2", "--tokens", "1", "--hit-rate", "0.5")["offload"][0]
+    found = rows(capsys, "--ep", "8", "--resident", "2", "--tokens-per-rank", "1", "--expert-hit", "0.5")["offload"][0]
     # 30 of 32 experts of 44 MB in each of 58 layers.
     assert found["saved_bytes"] == pytest.approx(30 * 3 * 7168 * 2048 * 58, rel=0.01)
     assert found["saved_share"] == pytest.approx(0.9375)
     assert found["offloaded_s"] > found["experts_s"]
-    assert "37.5%" in run(capsys, "--ep", "8", "--resident", "20", "--skew", "0")
+    assert "37.5%" in run(capsys, "--ep", "8", "--resident", "20", "--expert-skew", "0")
 
 
 @pytest.mark.parametrize(
@@ -89,11 +89,11 @@ def test_experts_in_host_memory(capsys):
     [
         (["--ep", "24"], "24 ranks do not divide 256 experts"),
         (["--ep", "8,x"], "ep"),
-        (["--ep", "8", "--skew", "9"], "--skew"),
-        (["--ep", "8", "--skew", "nan"], "--skew"),
+        (["--ep", "8", "--expert-skew", "9"], "--expert-skew"),
+        (["--ep", "8", "--expert-skew", "nan"], "--expert-skew"),
         (["--ep", "8", "--resident", "33"], "1 to 32 experts"),
-        (["--ep", "8", "--resident", "3", "--hit-rate", "2"], "between 0 and 1"),
-        (["--ep", "8", "--hit-rate", "0.5"], "needs --resident"),
+        (["--ep", "8", "--resident", "3", "--expert-hit", "2"], "between 0 and 1"),
+        (["--ep", "8", "--expert-hit", "0.5"], "needs --resident"),
         (["--ep", "8", "--resident", "3", "--format", "csv"], "table or json"),
         (["--ep", "8", "--loads", "no-such.csv"], "no such file"),
         (["--ep", "8", "--collectives", "best"], "choose from"),

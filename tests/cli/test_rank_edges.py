@@ -94,9 +94,9 @@ def test_what_if_changes_the_answer_and_says_so(capsys):
 
 def test_a_plan_explained_at_a_rate_has_no_concurrency_of_its_own(capsys):
     where = ["explain", "serving", "--model", "llama-3.1-8b", "--system", "hgx-h100", *LENGTHS]
-    code, out, err = run(capsys, *where, "--rate", 1, "--concurrency", 8)
+    code, out, err = run(capsys, *where, "--arrival-rate", 1, "--concurrency", 8)
     assert (code, out) == (2, "")
-    assert "--concurrency follows from --rate" in err
+    assert "--concurrency follows from --arrival-rate" in err
 
 
 @pytest.mark.parametrize(

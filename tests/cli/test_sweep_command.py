@@ -57,12 +57,12 @@ def test_a_sweep_runs_and_goes_on_and_says_what_there_is(capsys, tmp_path):
     code, out, err = run(capsys, "sweep", study, "--dry-run", "-o", directory)
     assert (code, out) == (0, f"26 points in 7 partitions; every name in {study} is known.\n")
     assert not directory.exists()
-    code, out, err = run(capsys, "sweep", study, "-o", directory, "--workers", 1)
+    code, out, err = run(capsys, "sweep", study, "-o", directory, "--processes", 1)
     assert code == 0
     assert out.startswith("26 points, 12 of them infeasible, in 7 partitions of")
     assert err.splitlines()[-1].startswith("perfmodel: 26 of 26 points, 12 infeasible, ")
     assert "\r" not in err
-    code, out, err = run(capsys, "sweep", "run", study, "-o", directory, "--workers", 1)
+    code, out, err = run(capsys, "sweep", "run", study, "-o", directory, "--processes", 1)
     assert code == 0
     assert err == "perfmodel: all 26 points are there already\n"
     code, out, _ = run(capsys, "sweep", "show", directory)
@@ -80,16 +80,16 @@ def test_a_sweep_runs_and_goes_on_and_says_what_there_is(capsys, tmp_path):
     code, out, err = run(capsys, "sweep", "best", directory, "--task", "training")
     assert code == 2
     assert "part-000000.parquet: has 1 bytes instead of" in err
-    code, _, err = run(capsys, "sweep", study, "-o", directory, "--workers", 1)
+    code, _, err = run(capsys, "sweep", study, "-o", directory, "--processes", 1)
     assert code == 0
     assert "part-000000.parquet: has 1 bytes instead of" in err
     assert "it is computed again" in err
     study.write_text(STUDY)
-    code, _, err = run(capsys, "sweep", study, "-o", directory, "--workers", 1)
+    code, _, err = run(capsys, "sweep", study, "-o", directory, "--processes", 1)
     assert code == 2
     assert err.count("\n") == 1
     assert "training.gpus was 8, 16 and is gone" in err
-    code, out, _ = run(capsys, "sweep", study, "-o", directory, "--workers", 1, "--restart")
+    code, out, _ = run(capsys, "sweep", study, "-o", directory, "--processes", 1, "--restart")
     assert code == 0
     assert out.startswith("24 points")
 
@@ -164,7 +164,7 @@ def test_break_even_and_sensitivity_screens(capsys, directory):
 
 def test_nothing_feasible_is_exit_code_1_and_the_rows_are_there(capsys, tmp_path):
     (tmp_path / "study.toml").write_text(NOTHING)
-    command = ["sweep", tmp_path / "study.toml", "-o", tmp_path / "sweep", "--workers", 1]
+    command = ["sweep", tmp_path / "study.toml", "-o", tmp_path / "sweep", "--processes", 1]
     code, out, err = run(capsys, *command)
     assert (code, out) == (1, "")
     assert "none of 6 points is feasible; " in err.splitlines()[-1]
@@ -184,7 +184,7 @@ def test_answers_of_a_sweep_that_is_not_finished_say_so(capsys, tmp_path, monkey
     (tmp_path / "study.toml").write_text(STUDY)
     with monkeypatch.context() as patch:
         patch.setattr(evaluate, "watcher", stop)
-        code, out, err = run(capsys, "sweep", tmp_path / "study.toml", "-o", tmp_path / "sweep", "--workers", 1)
+        code, out, err = run(capsys, "sweep", tmp_path / "study.toml", "-o", tmp_path / "sweep", "--processes", 1)
     assert (code, out) == (130, "")
     assert "interrupted; 1 partitions are written and 5 are not: the same command goes on from there" in err
     code, out, err = run(capsys, "sweep", "best", tmp_path / "sweep")

@@ -168,13 +168,13 @@ def test_explain_takes_a_rate(capsys):
     arguments = ["explain", "serving", "--model", "llama-3.1-70b", "--system", "hgx-h100", "--tp", "8"]
     arguments += ["--isl", "2k", "--osl", "500", "--phase", "decode"]
     with pytest.raises(SystemExit) as stop:
-        main([*arguments, "--rate", "3"])
+        main([*arguments, "--arrival-rate", "3"])
     out = capsys.readouterr().out
     assert stop.value.code == 0
     assert "[poisson_wait_quantile]" in out
     assert "3 requests/s arrive" in out
     with pytest.raises(SystemExit) as stop:
-        main([*arguments, "--rate", "30"])
+        main([*arguments, "--arrival-rate", "30"])
     assert stop.value.code == 1
     assert "the replica sustains" in capsys.readouterr().err
 

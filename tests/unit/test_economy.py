@@ -94,5 +94,5 @@ def test_the_screen_names_price_energy_and_optimum(capsys):
     assert "tok/s/GPU that arithmetic allows, at " in out
     assert " J per token or less." in out
     with pytest.raises(SystemExit) as stop:
-        main([*arguments, "--by", "cost"])
+        main([*arguments, "--objective", "cost"])
     assert stop.value.code == 2

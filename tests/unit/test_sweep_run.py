@@ -413,7 +413,7 @@ def undisturbed(tmp_path_factory):
 def begin(path, directory):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return subprocess.Popen(
-        [*COMMAND, str(path), "-o", str(directory), "--workers", "2"],
+        [*COMMAND, str(path), "-o", str(directory), "--processes", "2"],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
