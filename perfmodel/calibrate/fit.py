@@ -10,6 +10,7 @@ from scipy.optimize import least_squares
 
 from perfmodel.arrays import Array, as_floats
 from perfmodel.calibrate.fit_errors import errors_of
+from perfmodel.costs.chunks import CHUNK
 from perfmodel.costs.registry import Coefficient, Formula, get_formula
 from perfmodel.errors import CalibrationError
 
@@ -118,6 +119,23 @@ def checked_times(formula: Formula | str, measured_s: npt.ArrayLike) -> tuple[Fo
     return form, measured
 
 
+def _times(
+    form: Formula, sizes: Mapping[str, Any], fixed: Mapping[str, Any], sets: Sequence[Mapping[str, float]], points: int
+) -> Array:
+    """Times of all points with several sets of coefficients: a call costs more than what it computes for so few."""
+    out = np.empty((len(sets), points))
+    at_once = max(CHUNK // points, 1)
+    for start in range(0, len(sets), at_once):
+        some = sets[start : start + at_once]
+        given = {
+            name: np.tile(value, len(some)) if np.ndim(value) == 1 and np.size(value) == points else value
+            for name, value in {**sizes, **fixed}.items()
+        }
+        varied = {name: np.repeat([each[name] for each in some], points) for name in some[0]}
+        out[start : start + at_once] = as_floats(form.function(**given, **varied)).reshape(len(some), points)
+    return out
+
+
 def fit_form(
     formula: Formula | str,
     sizes: Mapping[str, Any],
@@ -204,10 +222,11 @@ def fit_form(
 
     def jacobian(x: Array) -> Array:
         # Forward differences of one fixed size in every coordinate, turned around at the upper bound.
-        here = residuals(x)
         steps = np.where(x + DIFFERENCE > high, -DIFFERENCE, DIFFERENCE)
-        columns = [(residuals(x + step * unit) - here) / step for step, unit in zip(steps, np.eye(x.size), strict=True)]
-        return np.stack(columns, axis=1)
+        sets = [coefficients_at(y) for y in (x, *(x + np.diag(steps)))]
+        here, *moved = root_weight * np.log(_times(form, some_sizes, some_fixed, sets, log_measured.size))
+        slopes = np.stack([(there - here) / step for there, step in zip(moved, steps, strict=True)], axis=1)
+        return np.concatenate([slopes, prior_weight * RESIDUAL_SCALE * np.eye(x.size)])
 
     best, best_cost = origin, np.inf
     for start in range(max(1, starts) if fitted else 0):

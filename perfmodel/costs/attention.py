@@ -34,8 +34,6 @@ def overlapped(first: Any, second: Any, exponent: float) -> Any:
     >>> float(overlapped(3.0, 4.0, 2.0))
     5.0
     """
-    if exponent == 1.0:
-        return first + second
     longer = np.maximum(first, second)
     ratio = np.minimum(first, second) / longer
     # exp and log are several times faster than two powers; the floor keeps log(0) out.
