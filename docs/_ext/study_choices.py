@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
-from deepseek_h800 import hopper, hopper_decode_s, training
+from deepseek_h800 import hopper, hopper_decode_s, hopper_prefill_s, training
 from perfmodel.estimate.target import Target
+from perfmodel.hardware.engine import Waits
 from supernode import prefill_s, supernode, token_s, with_kernel
 
 
@@ -34,11 +35,16 @@ def otherwise() -> dict[str, tuple[float, float]]:
     return {
         "cores": (decode(dies), decode(supernode(decode_streams=held))),
         "prefill": (prefill(dies), prefill(with_kernel(dies, "prefill_mla", compute_efficiency=0.654))),
+        "gating": (prefill(dies), prefill(supernode(prefill_waits=Waits()))),
         "flashmla": (profile(gpus), profile(with_kernel(gpus, "decode_mla", compute_efficiency=0.667))),
         "exchange": (
             profile(gpus),
             profile(replace(gpus, engine=replace(gpus.engine, decode_streams=replace(exchange, exchange_s=0.0)))),
         ),
         "host": (profile(gpus), profile(replace(gpus, engine=replace(gpus.engine, **idle)))),  # type: ignore[arg-type]
+        "waits": (
+            16384.0 / hopper_prefill_s(gpus),
+            16384.0 / hopper_prefill_s(replace(gpus, engine=replace(gpus.engine, prefill_waits=Waits()))),
+        ),
         "experts": (training()["tokens_per_s_per_gpu"], training(stack="neutral")["tokens_per_s_per_gpu"]),
     }

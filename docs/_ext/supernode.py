@@ -17,12 +17,13 @@ from perfmodel.estimate.serving.latencies import decode_token_s
 from perfmodel.estimate.serving.steps import serving_steps
 from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.step import step_time
+from perfmodel.estimate.streams import layer_part
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.timed_step import StepTime
 from perfmodel.hardware.engine import Streams
 from perfmodel.hardware.kernels import KernelTable
 from perfmodel.layers.base import Step
-from perfmodel.layers.operators import Collective, Exchange
+from perfmodel.layers.operators import Attention, Collective, Exchange, Operator
 from perfmodel.parallel.grid import PlanGrid, plans
 from study_rows import Row, deepseek
 
@@ -129,14 +130,56 @@ def decode_rows() -> list[Row]:
 PREFILL = (("perfect balance", 0.0, 6688), ("default", None, 5655))
 
 
+CACHE_BLOCK = 128
+"""Tokens of a block that the pool finds again: 128 to 512 (section 4.4.2), which are the same share of 4,096 here."""
+
+
+def prefill_step(reuse: float = 0.0) -> Step:
+    """Two prompts of 4,096 tokens per die, of which whole blocks are found in the pool."""
+    found = np.floor(4096.0 * reuse / CACHE_BLOCK) * CACHE_BLOCK
+    return Step(np.asarray(2.0), 4096.0 - found, 4096.0, decode=False)
+
+
 @cache
 def prefill_s(on: Target, *, reuse: float = 0.0) -> float:
-    """One prefill step of 16 NPUs, two prompts of 4,096 tokens per die, with the drafter's pass over them."""
-    model, grid = deepseek(), plans(dp=32, ep=32, concurrency=64)
+    """One prefill step of 16 NPUs, with the drafter's pass over its tokens."""
+    model, grid, step = deepseek(), plans(dp=32, ep=32, concurrency=64), prefill_step(reuse)
     precision = precision_of(model, "int8")
-    step = Step(np.asarray(2.0), 4096.0 * (1.0 - reuse), 4096.0, decode=False)
     seconds = step_time(model, on, grid, step, precision).seconds
     return float(seconds * (1.0 + draft_cost(model, on, grid, step, precision)))
+
+
+# Figure 21b, read off: milliseconds of a layer of a prefill step in one piece, 16,384 tokens per NPU.
+STAGES = (
+    ("attention, before the core", 5.0),
+    ("attention, the core", 7.5),
+    ("attention, after the core", 4.0),
+    ("gating", 3.6),
+    ("dispatch", 10.6),
+    ("experts", 14.7),
+    ("combine", 10.7),
+)
+
+
+def _stage(op: Operator) -> str:
+    part = layer_part(op)
+    if part == "exchange":
+        return op.name
+    after = ("heads back to their tokens", "attention output projection", "mlp norm")
+    place = "the core" if isinstance(op, Attention) else "after the core" if op.name in after else "before the core"
+    return {"gate": "gating", "shared": "experts"}.get(part, part if part != "attention" else f"attention, {place}")
+
+
+def stage_rows() -> list[Row]:
+    """Stages of a layer of a prefill step that is not cut, experts evenly loaded."""
+    on, model = supernode(prefill_streams=None, prefill_spread=0.0), deepseek()
+    grid, precision = plans(dp=32, ep=32, concurrency=64), precision_of(model, "int8")
+    lines = step_time(model, on, grid, prefill_step(), precision, keep_lines=True).lines
+    spent = dict.fromkeys((name for name, _ in STAGES), 0.0)
+    for line in lines:
+        if line.block == "moe":
+            spent[_stage(line.operator)] += float(np.ravel(line.time.seconds)[0])
+    return [Row(name, published, 1e3 * spent[name], "ms", source="figure 21b") for name, published in STAGES]
 
 
 def prefill_rows() -> list[Row]:
@@ -178,6 +221,16 @@ def gain_rows() -> list[Row]:
         gain = token_s(requests, 4096, 256, drafted=0) / token_s(requests, 4096, 256)
         name = f"one drafted token, {requests} per NPU ({name})"
         rows.append(Row(name, published, gain, times, source="section 5.4"))
-    reused = prefill_s(supernode()) / prefill_s(supernode(), reuse=0.9)
-    rows.append(Row("90 % of the prompt reused", 2.28, reused, times, source="section 5.4"))
     return rows
+
+
+def reuse_rows() -> list[Row]:
+    """What it gains to find part of a prompt's cache in the pool."""
+    step = {reuse: prefill_s(supernode(), reuse=reuse) for reuse in (0.0, 0.125, 0.5, 0.9)}
+    times, source = "times the rate", "section 5.4"
+    return [
+        Row("50 % of the prompt reused, over 12.5 %", 1.42, step[0.125] / step[0.5], times, source=source),
+        Row("90 % of the prompt reused, over none", 2.28, step[0.0] / step[0.9], times, source=source),
+        Row("time to the first token, 50 % reused", 0.66, step[0.5] / step[0.0], "of that with none", source=source),
+        Row("time to the first token, 90 % reused", 0.41, step[0.9] / step[0.0], "of that with none", source=source),
+    ]

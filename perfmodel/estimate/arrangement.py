@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 
 from perfmodel.arrays import Floats, as_floats
-from perfmodel.costs.balance import busiest_rank
+from perfmodel.costs.balance import busiest_rank, rank_wait
 from perfmodel.costs.formats import get_format
-from perfmodel.hardware.engine import Engine
+from perfmodel.hardware.engine import Engine, Waits
 from perfmodel.layers.base import Layer, Shard, Step, share
 from perfmodel.layers.latent import LatentAttention
 from perfmodel.layers.moe import MixtureOfExperts
-from perfmodel.layers.operators import Attention, Collective, Experts, Gemm, Operator, Pass
+from perfmodel.layers.operators import Attention, Collective, Experts, Gemm, Operator, Pass, Wait
 from perfmodel.layers.precision import Precision
 from perfmodel.models.block import Block, tensor_bytes
 
@@ -116,8 +116,9 @@ def arranged(
     """
     copies = engine.redundant_experts or engine.shared_copies
     own = copies or engine.ordered_prefill or engine.spread(decode=step.decode) > 0.0
-    if isinstance(layer, MixtureOfExperts) and own:
-        return _experts(operators, engine, step, shard)
+    if isinstance(layer, MixtureOfExperts):
+        own_way = _experts(operators, engine, step, shard) if own else operators
+        return own_way if step.decode else _waiting(own_way, engine.prefill_waits, shard)
     if isinstance(layer, LatentAttention) and engine.regrouped_prefill and not step.decode:
         return _regrouped(operators, layer, step, shard)
     return operators
@@ -153,6 +154,23 @@ def _experts(operators: tuple[Operator, ...], engine: Engine, step: Step, shard:
     return tuple(out)
 
 
+def _waiting(operators: tuple[Operator, ...], waits: Waits, shard: Shard) -> tuple[Operator, ...]:
+    """Waits for the other ranks before the exchanges of a layer."""
+    before = {
+        "dispatch": (("gate", "rows of the experts", waits.gate_s), ("dispatch", "ranks that send", waits.dispatch_s)),
+        "combine": (("combine", "ranks that answer", waits.combine_s),),
+    }
+    out: list[Operator] = []
+    for op in operators:
+        out += [
+            Wait(name, rank_wait(shard.ep, wait_s=wait_s), during)
+            for during, name, wait_s in before.get(op.name, ())
+            if wait_s
+        ]
+        out.append(op)
+    return tuple(out)
+
+
 def _ordering(op: Experts) -> Floats:
     """Bytes of copying the rows that have come to the places of their experts, and of adding the results up."""
     rows = as_floats(op.tokens) * op.topk / op.ep
@@ -166,9 +184,16 @@ def _regrouped(
     """Latent attention by heads between projections by tokens, over the attention-data-parallel ranks."""
     ranks = as_floats(shard.dp)
     rows = as_floats(step.rows(shard))
-    compressed = float(latent.query_rank + latent.kv_rank + latent.qk_rope_dim)
-    every = np.where(ranks > 1, rows * ranks * compressed * _TRANSFER_BYTES, 0.0)
-    outputs = np.where(ranks > 1, rows * (latent.heads * latent.v_head_dim * _TRANSFER_BYTES), 0.0)
+    up = next(op for op in operators if isinstance(op, Gemm) and op.name == "query up projection")
+    core = next(op for op in operators if isinstance(op, Attention))
+    # Vectors travel as the products take them. The latents that were found in a cache come to every rank as well.
+    narrow = get_format(up.format).activation_bytes
+    kept = float(latent.kv_rank + latent.qk_rope_dim)
+    found = as_floats(step.batch) / shard.cp * np.maximum(as_floats(step.context) - step.tokens, 0.0)
+    compressed = rows * ((latent.query_rank + kept) * narrow)
+    cached = found * (kept * get_format(core.kv_format).activation_bytes)
+    every = np.where(ranks > 1, ranks * (compressed + cached), 0.0)
+    outputs = np.where(ranks > 1, rows * (latent.heads * latent.v_head_dim * narrow), 0.0)
     out: list[Operator] = []
     for op in operators:
         if isinstance(op, Gemm) and op.name in ("query up projection", "latent expansion"):

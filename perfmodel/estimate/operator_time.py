@@ -70,5 +70,6 @@ class OperatorTime:
         compute_s, memory_s, seconds = map(as_floats, (self.compute_s, self.memory_s, self.seconds))
         longest = np.maximum(np.maximum(compute_s, memory_s), self.network_s)
         latency = (longest < LATENCY_SHARE * seconds) & (seconds <= LATENCY_S * as_floats(self.count))
+        latency = latency | (longest == 0.0)  # a wait
         rate = np.where(compute_s == longest, 0, np.where(memory_s == longest, 1, 2))
         return np.where(latency, 3, rate)

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from perfmodel.arrays import Floats, as_floats
+from perfmodel.costs.splitting import shared_performance
 from perfmodel.costs.streams import alternating_streams, paired_phases
 from perfmodel.estimate.compiled import Same
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.timed_step import RESOURCES, Line, StepTime, StreamTimes
 from perfmodel.hardware.engine import Streams
 from perfmodel.layers.base import Shard, Step
-from perfmodel.layers.operators import Collective, Experts, Operator
+from perfmodel.layers.operators import Collective, Experts, Operator, Wait
 
 _TINY = np.finfo(np.float64).tiny
 
@@ -43,6 +44,8 @@ def layer_part(op: Operator) -> str:
     """
     if isinstance(op, Experts) or op.name.startswith("expert rows"):
         return "experts"
+    if isinstance(op, Wait):
+        return "gate" if op.during == "gate" else "exchange"
     if isinstance(op, Collective) and op.exchange is not None:
         return "exchange"
     if op.name.startswith("shared expert"):
@@ -51,7 +54,7 @@ def layer_part(op: Operator) -> str:
 
 
 def with_cores(target: Target, share: float) -> Target:
-    """Give a stream its share of a device: so many of its cores, their arithmetic, and the bandwidth of their loads.
+    """Give a stream its share of a device: so many of its cores, their arithmetic, and the bandwidth that they draw.
 
     Parameters
     ----------
@@ -72,11 +75,12 @@ def with_cores(target: Target, share: float) -> Target:
 def _with_fewer_cores(key: Same, share: float) -> Target:
     target: Target = key.held
     device = target.device
+    drawn = float(shared_performance(share))
     fewer = replace(
         device,
         peak_flops={name: peak * share for name, peak in device.peak_flops.items()},
         cores=max(round(device.cores * share), 1),
-        memory_bandwidth=device.memory_bandwidth * share,
+        memory_bandwidth=device.memory_bandwidth * drawn,
         cache_bandwidth=device.cache_bandwidth * share if device.cache_bandwidth else None,
     )
     return replace(target, system=replace(target.system, device=fewer))
@@ -268,6 +272,13 @@ class _Sums:
         chosen = (line for line in self.lines if not parts or _phase(line.operator) in parts)
         return self._over_plans(sum((line.repeat * as_floats(line.time.seconds) for line in chosen), as_floats(0.0)))
 
+    def traffic_s(self, share: float) -> Floats:
+        """Time that the bytes of all operators take with the whole bandwidth, where these had a share of the cores."""
+        drawn = float(shared_performance(share))
+        return drawn * self._over_plans(
+            sum((line.repeat * as_floats(line.time.memory_s) for line in self.lines), as_floats(0.0))
+        )
+
     def by_resource(self) -> list[Floats]:
         """Time by the resource that binds each operator."""
         used: list[Floats] = [as_floats(0.0)] * len(RESOURCES)
@@ -285,8 +296,8 @@ class _Sums:
 def _phase(op: Operator) -> str:
     """Phase of a layer in which microbatches are paired: attention, dispatch, experts or combine."""
     part = layer_part(op)
-    if part == "exchange" and isinstance(op, Collective):
-        return op.kind
+    if part == "exchange":
+        return op.during if isinstance(op, Wait) else op.kind  # type: ignore[union-attr]
     return "experts" if part == "experts" else "attention"
 
 
@@ -298,8 +309,9 @@ def _layers_s(mine: _Sums, other: _Sums, layers: float, streams: Streams, share:
             for name in ("attention", "dispatch", "experts", "combine")
         )
         return paired_phases(a, d, e, c, layers)
-    shared: Floats = as_floats(0.0)
+    # The cores of both together draw no more than the memory gives.
+    shared: Floats = (mine.traffic_s(share) + other.traffic_s(other_share(share))) / layers
     if share == 1.0:
-        shared = (mine.seconds("attention", "experts") + other.seconds("attention", "experts")) / layers
-        shared = shared + 2.0 * streams.exchange_s
+        turns = (mine.seconds("attention", "experts") + other.seconds("attention", "experts")) / layers
+        shared = turns + 2.0 * streams.exchange_s
     return alternating_streams(mine.seconds() / layers, other.seconds() / layers, layers, shared_s=shared)

@@ -15,7 +15,7 @@ from perfmodel.estimate.operator_time import OperatorTime
 from perfmodel.estimate.units import on_fastest_unit
 from perfmodel.hardware.device import Device
 from perfmodel.hardware.kernels import KernelCalibration, KernelTable
-from perfmodel.layers.operators import Attention, Experts, Gemm, Pass
+from perfmodel.layers.operators import Attention, Experts, Gemm, Pass, Wait
 
 ROUTING_SKEW = 1.2
 """Exponent of the power law that the load of a served model's experts follows.
@@ -202,7 +202,7 @@ def _sizes(op: Gemm | Attention | Experts | Pass, skew: float | None) -> dict[st
 
 
 def time_operator(
-    op: Gemm | Attention | Experts | Pass,
+    op: Gemm | Attention | Experts | Pass | Wait,
     device: Device,
     kernels: KernelTable,
     engine: str = "",
@@ -215,7 +215,7 @@ def time_operator(
 
     Parameters
     ----------
-    op : Gemm, Attention, Experts or Pass
+    op : Gemm, Attention, Experts, Pass or Wait
         Operator with its sizes, arrays over plans.
     device : Device
         Device.
@@ -231,6 +231,9 @@ def time_operator(
     OperatorTime
         Seconds and bounds.
     """
+    if isinstance(op, Wait):
+        waited = op.count * as_floats(op.seconds)
+        return OperatorTime(waited, 0.0, 0.0, 0.0, "rank_wait", "measured", "the engine's profile", op.count)
     operator, format, kv_format = _operator_key(op)
     # Latent-attention kernels multiply in the format of an 8-bit cache.
     latent = isinstance(op, Attention) and op.latent and get_format(op.kv_format).peak == "fp8"

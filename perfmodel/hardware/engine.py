@@ -39,6 +39,23 @@ class Streams:
 
 
 @dataclass(frozen=True, slots=True)
+class Waits:
+    """How long the ranks of a layer with experts wait for each other, and each for its host, in a step.
+
+    Parameters
+    ----------
+    gate_s : float
+        Wait of the computation for the rows that come to each rank, which what follows is launched with [s].
+    dispatch_s, combine_s : float
+        Wait of an exchange for the last rank that takes part [s].
+    """
+
+    gate_s: float = 0.0
+    dispatch_s: float = 0.0
+    combine_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Engine:
     """Numbers that belong to the serving software and not to the device.
 
@@ -100,6 +117,8 @@ class Engine:
         of measured deployments, levelled in large expert-parallel groups.
     decode_streams, prefill_streams : Streams, optional
         How the microbatches of a step with experts overlap; none where steps stay whole.
+    prefill_waits : Waits
+        How long ranks wait for each other in a layer of a prefill, whatever the number of tokens.
     redundant_experts : int
         Copies of busy experts beside the model's own, where expert-parallel ranks divide them all.
     shared_copies : int
@@ -140,6 +159,7 @@ class Engine:
     expert_skew: float | None = None
     decode_streams: Streams | None = None
     prefill_streams: Streams | None = None
+    prefill_waits: Waits = Waits()
     redundant_experts: int = 0
     shared_copies: int = 0
     decode_spread: float = 0.0

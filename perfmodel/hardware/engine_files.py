@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from perfmodel.errors import ProfileError, UnitError
-from perfmodel.hardware.engine import LAYER_PARTS, Engine, Streams
+from perfmodel.hardware.engine import LAYER_PARTS, Engine, Streams, Waits
 from perfmodel.hardware.named_files import find_named, read_schema
 from perfmodel.units import parse
 
@@ -54,6 +54,18 @@ class _Streams(BaseModel):
         return Streams(self.first, self.first_cores, self.paired, self.least_tokens, parse(self.exchange, "time"))
 
 
+class _Waits(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    gate: str = "0 s"
+    dispatch: str = "0 s"
+    combine: str = "0 s"
+    source: str = Field(min_length=1)
+
+    def waits(self) -> Waits:
+        return Waits(*(parse(value, "time") for value in (self.gate, self.dispatch, self.combine)))
+
+
 class _Split(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -90,6 +102,7 @@ class _EngineFile(BaseModel):
     chunk_tokens: _Value = _Value(value="512", source="default")
     decode_streams: _Streams | None = None
     prefill_streams: _Streams | None = None
+    prefill_waits: _Waits = _Waits(source="none")
     redundant_experts: _Value = _Value(value="0", source="none")
     shared_copies: _Value = _Value(value="0", source="none")
     decode_spread: _Value = _Value(value=0.0, source="definition: even")
@@ -163,6 +176,10 @@ def load_engine(name: str, profiles: str | os.PathLike[str] | None = None) -> En
             streams[key] = given.streams() if given else None
         except UnitError as error:
             raise ProfileError(f"{path}: {key}.exchange: {error}") from None
+    try:
+        waits = parsed.prefill_waits.waits()
+    except UnitError as error:
+        raise ProfileError(f"{path}: prefill_waits: {error}") from None
     for key, dimension in _DIMENSIONS.items():
         try:
             numbers[key] = _number(getattr(parsed, key).value, dimension)
@@ -194,6 +211,7 @@ def load_engine(name: str, profiles: str | os.PathLike[str] | None = None) -> En
         chunk_tokens=numbers["chunk_tokens"],
         decode_streams=streams["decode_streams"],
         prefill_streams=streams["prefill_streams"],
+        prefill_waits=waits,
         redundant_experts=int(numbers["redundant_experts"]),
         shared_copies=int(numbers["shared_copies"]),
         decode_spread=numbers["decode_spread"],

@@ -216,6 +216,36 @@ class Pass:
 
 
 @dataclass(frozen=True, slots=True)
+class Wait:
+    """Time in which a device has nothing to do, because other ranks or the host are not there yet.
+
+    Parameters
+    ----------
+    name : str
+        What is waited for.
+    seconds : float or array
+        Duration, 0 where nobody is waited for [s].
+    during : str
+        Part of the layer that it lengthens: gate, dispatch or combine.
+    count : float or array
+        How often it happens in the layer.
+    """
+
+    name: str
+    seconds: Floats
+    during: str
+    count: Floats = 1.0
+
+    def flops(self) -> Floats:
+        """Zero: nothing is computed [FLOP]."""
+        return 0.0 * self.seconds
+
+    def nbytes(self) -> Floats:
+        """Zero: nothing is moved [B]."""
+        return 0.0 * self.seconds
+
+
+@dataclass(frozen=True, slots=True)
 class Exchange:
     """What a dispatch or combine moves, for kernels whose time depends on more than the payload.
 
@@ -284,5 +314,5 @@ class Collective:
         return 0.0 * self.payload
 
 
-Operator: TypeAlias = Gemm | Attention | Experts | Pass | Collective
+Operator: TypeAlias = Gemm | Attention | Experts | Pass | Wait | Collective
 """Anything a layer can ask a device to do."""

@@ -19,7 +19,7 @@ from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.timed_step import RESOURCES, Line, StepTime, StreamTimes
 from perfmodel.estimate.timing import beyond_range
-from perfmodel.layers.operators import Attention, Collective, Experts, Gemm, Operator
+from perfmodel.layers.operators import Attention, Collective, Experts, Gemm, Operator, Wait
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import PlanGrid
@@ -266,6 +266,8 @@ def _sizes(op: Operator) -> str:
         )
     if isinstance(op, Collective):
         return f"{op.kind} {format_size(_scalar(op.payload), binary=True)} over {op.group}{times}"
+    if isinstance(op, Wait):
+        return f"in every {op.during}{times}"
     return f"{format_size(_scalar(op.moved), binary=True)} moved{times}"
 
 

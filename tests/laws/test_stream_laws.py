@@ -12,10 +12,12 @@ from perfmodel.costs.balance import busiest_rank
 from perfmodel.costs.store_exchange import store_exchange
 from perfmodel.costs.streams import alternating_streams, paired_phases
 from perfmodel.costs.tile_rounds import balanced_attention, tile_rounds_experts, tile_rounds_gemm
-from perfmodel.estimate.arrangement import block_bytes, expert_slots
+from perfmodel.estimate.arrangement import arranged, block_bytes, expert_slots
 from perfmodel.estimate.step import step_time
-from perfmodel.hardware.engine import Engine
+from perfmodel.hardware.engine import Engine, Waits
 from perfmodel.layers.base import Shard, Step
+from perfmodel.layers.latent import LatentAttention
+from perfmodel.layers.operators import Wait
 from perfmodel.models.catalog import load_model
 from perfmodel.parallel.grid import plans
 
@@ -180,3 +182,64 @@ def test_faster_hardware_is_never_slower_on_streams(supernode):
     for faster in (replace(device, memory_bandwidth=1.3 * device.memory_bandwidth), replace(device, peak_flops=peaks)):
         changed = replace(on, system=replace(on.system, device=faster))
         assert (step_time(model, changed, grid, step, precision).seconds <= base * SLACK).all()
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+def test_streams_together_draw_no_more_than_the_memory_gives(supernode, share):
+    model, on, precision = supernode
+    slow = replace(on.device, memory_bandwidth=on.device.memory_bandwidth / 50)
+    streams = replace(on.engine.decode_streams, first_cores=(share,))
+    on = replace(on, system=replace(on.system, device=slow), engine=replace(on.engine, decode_streams=streams))
+    step = Step(np.asarray(48.0), 2.0, 4096.0, decode=True)
+    found = step_time(model, on, plans(dp=320, ep=320, concurrency=15360), step, precision, keep_lines=True)
+    both = (*found.streams.first, *found.streams.second)
+    nbytes = 2 * sum(line.repeat * float(np.ravel(line.operator.nbytes())[0]) for line in both)
+    assert float(found.seconds) * SLACK >= nbytes / slow.memory_bandwidth
+
+
+def test_ranks_wait_for_each_other_in_every_prefill_of_a_layer_with_experts(supernode):
+    model, on, precision = supernode
+    moe_layers = next(count for block, count in model.blocks if block.name == "moe")
+    step = Step(np.asarray(2.0), 4096.0, 4096.0, decode=False)
+
+    def seconds(step, grid, **engine):
+        changed = replace(on, engine=replace(on.engine, **engine))
+        return float(step_time(model, changed, grid, step, precision).seconds)
+
+    spread, alone = plans(dp=32, ep=32, concurrency=64), plans(concurrency=2)
+    for wait in ("gate_s", "dispatch_s", "combine_s"):
+        added = [
+            seconds(step, spread, prefill_waits=Waits(**{wait: 1e-3}), prefill_streams=streams)
+            - seconds(step, spread, prefill_waits=Waits(), prefill_streams=streams)
+            for streams in (None, on.engine.prefill_streams)
+        ]
+        # In one piece once per layer; computation waits in both microbatches, an exchange as far as it is seen.
+        assert added[0] == pytest.approx(1e-3 * moe_layers)
+        assert added[1] == pytest.approx(2e-3 * moe_layers) if wait == "gate_s" else added[1] < 2e-3 * moe_layers
+    many = Waits(1.0, 1.0, 1.0)
+    assert seconds(step, alone, prefill_waits=many) == seconds(step, alone, prefill_waits=Waits())
+    decode = replace(step, tokens=1.0, decode=True)
+    assert seconds(decode, spread, prefill_waits=many) == seconds(decode, spread, prefill_waits=Waits())
+
+
+@given(st.integers(1, 64), st.floats(0, 1), st.integers(2, 64))
+def test_what_was_found_in_a_cache_comes_to_every_rank_that_attends(prompts, found, ranks):
+    model, shard = load_model("deepseek-v3"), Shard(dp=float(ranks), ep=float(ranks))
+    latent = next(part for block, _ in model.blocks for part in block.parts if isinstance(part, LatentAttention))
+    precision = precision_of(model, "int8")
+    engine = Engine("", "", regrouped_prefill=True)
+
+    def gathered(tokens):
+        step = Step(np.asarray(float(prompts)), np.asarray(tokens), 4096.0, decode=False)
+        ops = arranged(latent, latent.operators(step, shard, precision), engine, step, shard)
+        return next(float(op.payload) for op in ops if op.name == "compressed vectors to every rank")
+
+    fresh = 4096.0 * (1.0 - found)
+    computed = ranks * prompts * fresh * (1536 + 576)
+    assert gathered(fresh) == pytest.approx(computed + ranks * prompts * (4096.0 - fresh) * 576 * 2)
+
+
+def test_a_wait_is_no_work():
+    wait = Wait("ranks", np.array([1e-3, 2e-3]), "dispatch")
+    assert not np.any(wait.flops())
+    assert not np.any(wait.nbytes())

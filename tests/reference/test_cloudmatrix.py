@@ -125,7 +125,8 @@ def test_the_drawing_shows_the_times_of_either_stream():
 
 
 def test_choices_made_with_the_tables_in_view_are_those_that_lie_nearer_to_them():
-    published = {"cores": 128 / 46.8e-3, "prefill": 5655, "flashmla": 2325, "exchange": 2325, "host": 2325}
+    published = {"cores": 128 / 46.8e-3, "prefill": 5655, "gating": 5655, "waits": 7839}
+    published |= dict.fromkeys(("flashmla", "exchange", "host"), 2325)
     worth = otherwise()
     for name, rate in (published | {"experts": 1543.2}).items():
         now, other = worth.pop(name)
@@ -141,6 +142,23 @@ def test_gains_of_microbatches_in_prefill_and_of_drafting():
     assert min(gains) > 0.05  # 6 to 49 %, larger for small batches
     assert max(gains) < 0.50
     assert np.argmax(gains) == 3
+
+
+def test_what_it_gains_to_find_a_prompt_in_the_pool():
+    # Section 5.4.3 and figure 23: throughput and time to the first token, 4,096 tokens, 16,384 per NPU.
+    rows = {row.name: row for row in study.reuse_rows()}
+    assert [row.published for row in rows.values()] == [1.42, 2.28, 0.66, 0.41]
+    for name, bar in zip(rows, (0.05, 0.30, 0.05, 0.20), strict=True):
+        assert abs(rows[name].error) < bar, name
+
+
+def test_stages_of_a_layer_in_prefill_and_their_sum():
+    # Figure 21b, without microbatches, read off.
+    rows = study.stage_rows()
+    assert [row.published for row in rows] == [5.0, 7.5, 4.0, 3.6, 10.6, 14.7, 10.7]
+    assert sum(row.predicted for row in rows) == pytest.approx(51.4, rel=0.12)  # "Overall"
+    core = next(row for row in rows if row.name == "attention, the core")
+    assert core.predicted == pytest.approx(core.published, rel=0.05)
 
 
 @pytest.mark.parametrize(

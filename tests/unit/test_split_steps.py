@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 import perfmodel as pm
 from perfmodel.api import target
 from perfmodel.cli.main import main
-from perfmodel.costs.splitting import nano_batch_time, token_split_time
+from perfmodel.costs.splitting import (
+    NETWORK_EXPONENT,
+    TRAFFIC_EXPONENT,
+    nano_batch_time,
+    shared_performance,
+    token_split_time,
+)
 from perfmodel.errors import PlanError
 from perfmodel.estimate.split_steps import half_of
 from perfmodel.layers.base import Step
@@ -24,7 +30,28 @@ def test_an_overlap_lies_between_the_longest_part_and_the_sum(device, network, t
     assert max(device, network) <= two <= (device + network) * (1 + 1e-12)
     three = nano_batch_time(device, traffic, network, count)
     assert max(device, network, traffic) <= three <= (device + network + traffic) * (1 + 1e-12)
-    assert nano_batch_time(device, 0.0, network, count) == pytest.approx(two)
+    # Kernels that share a device slow each other down, collectives of split tokens have cores of their own.
+    assert nano_batch_time(device, 0.0, network, count) >= two * (1 - 1e-12)
+
+
+@given(arithmetic=times, traffic=times, network=times, more=times)
+def test_shares_of_nano_batches_add_up_and_no_work_is_free(arithmetic, traffic, network, more):
+    t = float(nano_batch_time(arithmetic, traffic, network, np.inf))
+    if t > 0:
+        shares = (traffic / t) ** (1 / TRAFFIC_EXPONENT) + (network / t) ** (1 / NETWORK_EXPONENT) + arithmetic / t
+        assert shares == pytest.approx(1.0, abs=1e-9)
+    for longer in ((arithmetic + more, traffic, network), (arithmetic, traffic + more, network)):
+        assert float(nano_batch_time(*longer, np.inf)) >= t * (1 - 1e-9)
+    sizes = np.array([arithmetic, more]), np.array([traffic, network]), np.array([network, traffic])
+    alone = [float(nano_batch_time(*each, 80)) for each in zip(*sizes, strict=True)]
+    assert nano_batch_time(*sizes, 80) == pytest.approx(alone)
+
+
+# NanoFlow (arXiv:2408.12757), table 3: performance beside a matrix product with 0.2 and with 0.8 of an A100.
+@pytest.mark.parametrize(("exponent", "published"), [(TRAFFIC_EXPONENT, (0.3, 0.85)), (NETWORK_EXPONENT, (0.5, 0.9))])
+def test_kernels_that_share_a_device_perform_as_measured(exponent, published):
+    for share, performance in zip((0.2, 0.8), published, strict=True):
+        assert float(shared_performance(share, exponent=exponent)) == pytest.approx(performance, abs=0.01)
 
 
 @given(step=st.builds(Step, st.integers(1, 999), st.integers(1, 9999), st.integers(1, 99999), decode=st.booleans()))
