@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from perfmodel.cli import options
+from perfmodel.cli import options, screen
 
 hardware = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Devices and systems with their sources.")
 model = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Models that ship with the package, or your own.")
@@ -16,7 +16,7 @@ def hardware_list(profiles: options.Profiles = None) -> None:
     """List every device and every system."""
     from perfmodel.reports.catalogue import hardware_tables
 
-    typer.echo(hardware_tables(profiles))
+    screen.show(hardware_tables(profiles), None)
 
 
 @hardware.command("show")
@@ -27,7 +27,7 @@ def hardware_show(
     """Show every number of a device or system, and where it comes from."""
     from perfmodel.reports.catalogue import hardware_sheet
 
-    typer.echo(hardware_sheet(name, profiles))
+    screen.show(hardware_sheet(name, profiles), None)
 
 
 @hardware.command("validate")
@@ -45,7 +45,7 @@ def model_list() -> None:
     """List the models that ship with the package."""
     from perfmodel.reports.catalogue import model_table
 
-    typer.echo(model_table())
+    screen.show(model_table(), None)
 
 
 @model.command("show")
@@ -53,4 +53,4 @@ def model_show(name: Annotated[str, typer.Argument(help="Built-in name or the pa
     """Show a model: parameters, blocks, cache per token."""
     from perfmodel.reports.catalogue import model_sheet
 
-    typer.echo(model_sheet(name))
+    screen.show(model_sheet(name), None)

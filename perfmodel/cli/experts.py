@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perfmodel.cli import options
+from perfmodel.cli import options, screen
 from perfmodel.cli.options import Format
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def experts(
     )
     counts = [options.count(text.strip(), "ep") for text in ep.split(",")]
     document: dict[str, Any] = {"layers": expert_sweep(asked, counts)}
-    lines = [report.expert_table(asked, document["layers"])]
+    lines = [report.expert_table(asked, document["layers"], screen.table_width(output))]
     if resident:
         document["offload"] = [{"ranks": n, **offload(asked, resident, n, expert_hit)} for n in counts]
         lines += [report.offload_line(found) for found in document["offload"]]
@@ -86,8 +86,10 @@ def experts(
             document["affinity"].append(
                 {"ranks": n, "in_order": before, "local_share": found.local_share, "placement": found.ranks.tolist()}
             )
-    text = {Format.json: lambda: to_json(document), Format.csv: lambda: to_csv(document["layers"])}
-    options.deliver(text.get(format, lambda: "\n".join(lines))(), output)
+    if format is Format.table:
+        screen.show("\n".join(lines), output)
+    else:
+        options.deliver(to_json(document) if format is Format.json else to_csv(document["layers"]), output)
 
 
 def _picks(file: Path) -> "npt.NDArray[np.float64]":

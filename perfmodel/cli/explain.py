@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from perfmodel.cli import load_options, options
+from perfmodel.cli import load_options, options, screen
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Derive an estimate, operator by operator.")
 
@@ -112,4 +112,4 @@ def serving(
         formats,
         phases=("decode", "prefill") if phase == "both" else (phase,),
     )
-    options.deliver("\n".join([text, *what_if_lines(on.system)]), output)
+    screen.show("\n".join([text, *what_if_lines(on.system)]), output)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from perfmodel.cli import load_options, options
+from perfmodel.cli import load_options, options, screen
 from perfmodel.cli.options import Format
 
 FEW_PLANS = 5000
@@ -203,11 +203,13 @@ def _deliver(
         rows = report.document(ranking, top)["plans"]
         options.deliver(to_csv(rows, dict.fromkeys(name for row in rows for name in row)), output)
     else:
-        lines = [report.verdict(ranking), "", plain_table(*report.table_rows(ranking, top)), ""]
+        header, cells = report.table_rows(ranking, top)
+        table = plain_table(header, cells, screen.table_width(output))
+        lines = [report.verdict(ranking), "", table, ""]
         lines += [
             f" {report.why_not(ranking)}",
             *([f" {note}"] if note else []),
             f" {report.trust(ranking)}",
             *what_if_lines(system),
         ]
-        options.deliver("\n".join(lines), output)
+        screen.show("\n".join(lines), output)

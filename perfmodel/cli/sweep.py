@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from perfmodel.cli import options
+from perfmodel.cli import options, screen
 from perfmodel.cli.options import Format
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def show(directory: Directory) -> None:
             lines.append(
                 f"  {block.task}.{'+'.join(names)} = {'; '.join(values) if len(names) > 1 else ', '.join(values)}"
             )
-    options.deliver("\n".join(lines), None)
+    screen.show("\n".join(lines), None)
 
 
 @app.command("best")
@@ -163,7 +163,8 @@ def best(
     which, frame = _open(directory, task)
     found = answers.best(frame, _names(by), of, answers.read_conditions(frame, which, where or ()))
     axes = answers.axes_of(frame)
-    _deliver(found, lambda: plan_lines(which, found, axes, top, [answers.find_column(frame, of)]), format, output)
+    extra, width = [answers.find_column(frame, of)], screen.table_width(output)
+    _deliver(found, lambda: plan_lines(which, found, axes, top, extra, width), format, output)
 
 
 @app.command("pareto")
@@ -189,7 +190,7 @@ def pareto(
     found = answers.pareto(frame, wanted, _names(by) or (), conditions)
     axes = answers.axes_of(frame)
     extra = [answers.find_column(frame, name) for name in wanted]
-    _deliver(found, lambda: plan_lines(which, found, axes, top, extra), format, output)
+    _deliver(found, lambda: plan_lines(which, found, axes, top, extra, screen.table_width(output)), format, output)
 
 
 @app.command("sensitivity")
@@ -241,7 +242,7 @@ def sensitivity(
     columns = [name for name in ("number", "held", "reoptimised", "loss", "gain", "plan") if name in found]
     columns += ["reason"] if (found["reason"] != "").any() else []
     axes = answers.axes_of(frame)
-    _deliver(found, lambda: table_lines(found.head(top), axes, columns), format, output)
+    _deliver(found, lambda: table_lines(found.head(top), axes, columns, screen.table_width(output)), format, output)
 
 
 @app.command("break-even")
@@ -277,7 +278,7 @@ def break_even(
         shown = found.head(top)
         shown = shown.assign(**{name: [cell(column, value) for value in shown[name]] for name in numbers})
         title = f" along {heading(column)}, a: {', '.join(a)}; b: {', '.join(b)}"
-        return [title, *table_lines(shown, axes, (*numbers, *words))]
+        return [title, *table_lines(shown, axes, (*numbers, *words), screen.table_width(output))]
 
     _deliver(found, lines, format, output)
 
@@ -313,4 +314,4 @@ def _deliver(frame: "pd.DataFrame", lines: Any, format: Format, output: Path | N
     elif format is Format.csv:
         options.deliver(to_csv(records, [str(name) for name in frame.columns]), output)
     else:
-        options.deliver("\n".join(lines()), output)
+        screen.show("\n".join(lines()), output)

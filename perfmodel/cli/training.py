@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perfmodel.cli import options
+from perfmodel.cli import options, screen
 from perfmodel.cli import training_options as knobs
 from perfmodel.cli.options import Format
 from perfmodel.cli.predict import Cases, deliver_predictions
@@ -52,7 +52,8 @@ def validate(
         options.deliver(to_csv(rows, [str(name) for name in table.columns]), output)
     else:
         cells = [[f"{v:g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
-        options.deliver(plain_table([str(name) for name in table.columns], cells), output)
+        header = [str(name) for name in table.columns]
+        screen.show(plain_table(header, cells, screen.table_width(output)), output)
 
 
 def rank(
@@ -169,7 +170,7 @@ def rank(
     if islands or links:
         cluster = _cluster(islands, between, links, devices, target.system.scale_up_devices)
         placed = rank_on_cluster(load_model(model), target, cluster, top=top, **request)
-        options.deliver(_placed_text(placed, format), output)
+        _deliver_placed(placed, format, output)
         return
     ranking = rank_training_plans(
         load_model(model),
@@ -185,10 +186,11 @@ def rank(
         rows = [ranking.row(rank) for rank in range(1, min(top, len(ranking)) + 1)]
         options.deliver(to_csv(rows), output)
     else:
-        lines = [report.training_verdict(ranking), "", plain_table(*report.training_rows(ranking, top)), ""]
+        table = plain_table(*report.training_rows(ranking, top), width=screen.table_width(output))
+        lines = [report.training_verdict(ranking), "", table, ""]
         lines += ["Best plan:", *report.memory_lines(ranking.estimate, int(ranking.order[0])), ""]
         lines += [f" {report.why_not_training(ranking)}", f" {report.conventions()}", *what_if_lines(target.system)]
-        options.deliver("\n".join(lines), output)
+        screen.show("\n".join(lines), output)
 
 
 def _cluster(islands: str | None, between: str | None, links: Path | None, gpus: int, node: int) -> "Cluster":
@@ -207,18 +209,20 @@ def _cluster(islands: str | None, between: str | None, links: Path | None, gpus:
     return cluster
 
 
-def _placed_text(ranking: "PlacedRanking", format: Format) -> str:
+def _deliver_placed(ranking: "PlacedRanking", format: Format, output: Path | None) -> None:
     from perfmodel.reports import training_placed as report
     from perfmodel.reports.export import to_csv, to_json
     from perfmodel.reports.tables import plain_table
 
     if format is Format.json:
-        return to_json(report.placed_document(ranking))
-    if format is Format.csv:
-        return to_csv([dict(plan.row) for plan in ranking.plans])
-    lines = [report.placed_verdict(ranking), "", plain_table(*report.placed_rows(ranking)), "", "Best plan:"]
-    lines += [plain_table(*report.stage_rows(ranking.plans[0])), "", f" {report.placed_note(ranking)}"]
-    return "\n".join(lines)
+        options.deliver(to_json(report.placed_document(ranking)), output)
+    elif format is Format.csv:
+        options.deliver(to_csv([dict(plan.row) for plan in ranking.plans]), output)
+    else:
+        width = screen.table_width(output)
+        lines = [report.placed_verdict(ranking), "", plain_table(*report.placed_rows(ranking), width=width), ""]
+        lines += ["Best plan:", plain_table(*report.stage_rows(ranking.plans[0]), width=width), ""]
+        screen.show("\n".join([*lines, f" {report.placed_note(ranking)}"]), output)
 
 
 def explain(
@@ -305,7 +309,7 @@ def explain(
         adapters=adapters,
     )
     text = training_derivation(estimate, 0, target.stack.provenance)
-    options.deliver("\n".join([text, *what_if_lines(target.system)]), output)
+    screen.show("\n".join([text, *what_if_lines(target.system)]), output)
 
 
 def calibrate(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from perfmodel.cli import options
+from perfmodel.cli import options, screen
 from perfmodel.cli.options import Format
 from perfmodel.cli.predict import Cases
 
@@ -115,7 +115,7 @@ def _deliver_rows(rows: list[dict[str, object]], columns: list[str], format: For
         options.deliver(to_csv(rows, columns), output)
     else:
         cells = [[_cell(name, row[name]) for name in columns] for row in rows]
-        options.deliver(plain_table(columns, cells), output)
+        screen.show(plain_table(columns, cells, screen.table_width(output)), output)
 
 
 def _cell(name: str, value: object) -> str:

@@ -9,7 +9,7 @@ from perfmodel.reports.tables import plain_table
 from perfmodel.units import format_size, format_time
 
 
-def expert_table(asked: ExpertLayer, rows: Sequence[Mapping[str, Any]]) -> str:
+def expert_table(asked: ExpertLayer, rows: Sequence[Mapping[str, Any]], width: int | None = None) -> str:
     """Write a sweep over ranks as text.
 
     Parameters
@@ -18,6 +18,8 @@ def expert_table(asked: ExpertLayer, rows: Sequence[Mapping[str, Any]]) -> str:
         What was asked.
     rows : sequence of mapping
         From `perfmodel.ranking.experts.expert_sweep`.
+    width : int, optional
+        Characters of a line; columns that do not fit are left out.
 
     Returns
     -------
@@ -28,15 +30,13 @@ def expert_table(asked: ExpertLayer, rows: Sequence[Mapping[str, Any]]) -> str:
     kind = "decode" if asked.decode else "prefill"
     source = "measured picks" if asked.loads is not None else f"a power law with exponent {asked.skew:g}"
     head = [
-        "ranks", "places each", "ranks/token", "domains/token", "busiest/mean", "copies", "levelled",
-        "dispatch", "experts", "combine", "in parts", "layer", "exchange by",
+        "ranks", "places each", "busiest/mean", "copies", "levelled", "dispatch", "experts", "combine", "in parts",
+        "layer", "exchange by", "ranks/token", "domains/token",
     ]  # fmt: skip
     cells = [
         [
             str(row["ranks"]),
             str(row["places_per_rank"]),
-            f"{row['ranks_per_token']:.2f}",
-            f"{row['domains_per_token']:.2f} of {row['domains']}",
             f"{row['imbalance']:.2f}" if row["imbalance"] == row["imbalance"] else "-",
             str(row["copies"]),
             f"{row['levelled_imbalance']:.2f}",
@@ -44,6 +44,8 @@ def expert_table(asked: ExpertLayer, rows: Sequence[Mapping[str, Any]]) -> str:
             f"{row['degree']:.0f}",
             _time(row["layer_s"]),
             str(row["algorithm"]) if row["ranks"] > 1 else "-",
+            f"{row['ranks_per_token']:.2f}",
+            f"{row['domains_per_token']:.2f} of {row['domains']}",
         ]
         for row in rows
     ]
@@ -53,7 +55,7 @@ def expert_table(asked: ExpertLayer, rows: Sequence[Mapping[str, Any]]) -> str:
             f"{asked.model.id} on {asked.target.system.id}: {layer.experts} experts, top {layer.topk}{limited};"
             f" {asked.tokens:,.0f} {kind} tokens per rank, loads from {source}",
             "",
-            plain_table(head, cells),
+            plain_table(head, cells, width),
             "",
             " busiest/mean: load of the busiest rank, experts "
             + ("in the order given" if asked.loads is not None else "in random order")

@@ -130,7 +130,12 @@ def with_plans(task: str, frame: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def plan_lines(
-    task: str, frame: "pd.DataFrame", axes: Sequence[str], top: int | None = None, extra: Sequence[str] = ()
+    task: str,
+    frame: "pd.DataFrame",
+    axes: Sequence[str],
+    top: int | None = None,
+    extra: Sequence[str] = (),
+    width: int | None = None,
 ) -> list[str]:
     """Write plans of a sweep as a table, constants above it.
 
@@ -146,6 +151,8 @@ def plan_lines(
         Rows at most.
     extra : sequence of str
         Further columns to show.
+    width : int, optional
+        Characters of a line; columns that do not fit are left out.
 
     Returns
     -------
@@ -155,7 +162,7 @@ def plan_lines(
     results = [*_RESULTS[task], *(name for name in extra if name not in (*_RESULTS[task], *axes))]
     shown = with_plans(task, frame if top is None else frame.head(top))
     lost = bool((shown["plan"] == "").any())
-    lines = table_lines(shown, axes, ["plan", *results, *(["reason"] if lost else [])])
+    lines = table_lines(shown, axes, ["plan", *results, *(["reason"] if lost else [])], width)
     if len(shown) < len(frame):
         lines += [
             "",
@@ -164,7 +171,9 @@ def plan_lines(
     return lines
 
 
-def table_lines(frame: "pd.DataFrame", axes: Sequence[str], results: Sequence[str]) -> list[str]:
+def table_lines(
+    frame: "pd.DataFrame", axes: Sequence[str], results: Sequence[str], width: int | None = None
+) -> list[str]:
     """Write rows as a table; axes in which they do not differ stand above it.
 
     Parameters
@@ -175,6 +184,8 @@ def table_lines(frame: "pd.DataFrame", axes: Sequence[str], results: Sequence[st
         Columns that may be the same in all of them.
     results : sequence of str
         Columns that are always shown.
+    width : int, optional
+        Characters of a line; columns that do not fit are left out.
 
     Returns
     -------
@@ -189,4 +200,4 @@ def table_lines(frame: "pd.DataFrame", axes: Sequence[str], results: Sequence[st
         cells = [cell(name, row[name]) for name in columns]
         rows.append([text if len(text) <= _REASON else f"{text[: _REASON - 1]}…" for text in cells])
     lines = [" " + ", ".join(f"{heading(n)} {cell(n, frame[n].iloc[0])}" for n in constant), ""] if constant else []
-    return [*lines, plain_table([heading(name) for name in columns], rows)]
+    return [*lines, plain_table([heading(name) for name in columns], rows, width)]

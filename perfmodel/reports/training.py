@@ -1,7 +1,6 @@
 """Report of training plans: verdict, table, memory by part, why the rest is not there, and a derivation."""
 
 from collections.abc import Mapping, Sequence
-from textwrap import fill
 from typing import Any
 
 from perfmodel.estimate.training.flops import CONVENTIONS
@@ -10,7 +9,7 @@ from perfmodel.estimate.training.pipeline import STEP_PARTS
 from perfmodel.estimate.training.predict import TrainingEstimate
 from perfmodel.ranking.training import TrainingRanking, training_plan_name
 from perfmodel.reports.tables import plain_table
-from perfmodel.units import format_size, format_time
+from perfmodel.units import format_quantity, format_size, format_time
 
 _WORDS = {
     "compute": "matrix products and attention",
@@ -58,7 +57,7 @@ def training_verdict(ranking: TrainingRanking) -> str:
         One or two lines.
     """
     best = ranking.row(1)
-    days = f", {best['days']:,.1f} days for {ranking.tokens / 1e9:,.0f} G tokens" if ranking.tokens else ""
+    days = f", {best['days']:,.1f} days for {format_quantity(ranking.tokens, 'count')} tokens" if ranking.tokens else ""
     text = (
         f"Best: {training_plan_name(best)}: {format_time(best['step_s'])} per step,"
         f" {best['tokens_per_s_per_gpu']:,.0f} tok/s/GPU, MFU {100 * best['mfu']:.1f}%, HFU {100 * best['hfu']:.1f}%,"
@@ -274,7 +273,7 @@ def training_derivation(estimate: TrainingEstimate, index: int, provenance: Mapp
         "",
         f" {conventions()}",
         f"numbers of the stack {context['stack']}:",
-        *(fill(f" {name}: {source}", 118, subsequent_indent="   ") for name, source in provenance.items()),
+        *(f" {name}: {source}" for name, source in provenance.items()),
     ]
     if row["reason"]:
         lines.append(f"not feasible: {row['reason']}")

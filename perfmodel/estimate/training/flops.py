@@ -11,7 +11,7 @@ from perfmodel.models.spec import ModelSpec
 
 CONVENTIONS = {
     "mfu": "6 FLOP per token and multiplied weight, attention scores not halved by the causal mask, nothing recomputed",
-    "hfu": "as mfu, with the recomputed forward passes counted",
+    "hfu": "as MFU, with the recomputed forward passes counted",
 }
 """What the two utilisations count."""
 
