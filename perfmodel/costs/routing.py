@@ -27,8 +27,24 @@ def normal_quantile(p: Any) -> Any:
     return (p**0.135 - (1.0 - p) ** 0.135) / 0.1975
 
 
-def _largest_of(ranks: Any) -> Any:
-    # Blom's score: mean of the largest of so many standard normal values; zero for one rank.
+def largest_of(ranks: Any) -> Any:
+    """Expected largest of so many standard normal values: Blom's score, zero for one.
+
+    Parameters
+    ----------
+    ranks : float or array
+        Values, at least 1.
+
+    Returns
+    -------
+    float or array
+        Standard deviations above the mean [1].
+
+    Examples
+    --------
+    >>> [round(float(largest_of(n)), 2) for n in (1, 2, 32, 320)]
+    [0.0, 0.59, 2.08, 2.88]
+    """
     return normal_quantile((ranks - 0.375) / (ranks + 0.25))
 
 
@@ -214,6 +230,6 @@ def imbalance_of(t: Any, e: Any, k: Any, ranks: Any, a: Any, chance: Any, law: P
     binomial = np.sqrt(np.maximum(1.0 - k / e, 0.0) / np.maximum(t * k / e, 1e-12))
     deviation = np.where(chance, binomial, np.where(a > 0.0, deviation, 0.0))
     skewness = np.where(chance, binomial, skewness)
-    z, n = _largest_of(ranks), np.sqrt(e / ranks)
+    z, n = largest_of(ranks), np.sqrt(e / ranks)
     factor = 1.0 + deviation / n * (z + skewness * (z * z - 1.0) * (ranks > 1.5) / (6.0 * n))
     return clipped(factor, 1.0, np.maximum(1.0, np.minimum(ranks, e / k)))

@@ -163,7 +163,7 @@ def _waiting(operators: tuple[Operator, ...], waits: Waits, shard: Shard) -> tup
     out: list[Operator] = []
     for op in operators:
         out += [
-            Wait(name, rank_wait(shard.ep, wait_s=wait_s), during)
+            Wait(name, rank_wait(shard.ep, wait_s=wait_s, measured_ranks=waits.ranks), during)
             for during, name, wait_s in before.get(op.name, ())
             if wait_s
         ]

@@ -48,11 +48,14 @@ class Waits:
         Wait of the computation for the rows that come to each rank, which what follows is launched with [s].
     dispatch_s, combine_s : float
         Wait of an exchange for the last rank that takes part [s].
+    ranks : float
+        Ranks among which these were measured.
     """
 
     gate_s: float = 0.0
     dispatch_s: float = 0.0
     combine_s: float = 0.0
+    ranks: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)

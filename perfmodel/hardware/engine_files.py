@@ -60,10 +60,12 @@ class _Waits(BaseModel):
     gate: str = "0 s"
     dispatch: str = "0 s"
     combine: str = "0 s"
+    ranks: int = Field(ge=2)
     source: str = Field(min_length=1)
 
     def waits(self) -> Waits:
-        return Waits(*(parse(value, "time") for value in (self.gate, self.dispatch, self.combine)))
+        gate, dispatch, combine = (parse(value, "time") for value in (self.gate, self.dispatch, self.combine))
+        return Waits(gate, dispatch, combine, ranks=float(self.ranks))
 
 
 class _Split(BaseModel):
@@ -102,7 +104,7 @@ class _EngineFile(BaseModel):
     chunk_tokens: _Value = _Value(value="512", source="default")
     decode_streams: _Streams | None = None
     prefill_streams: _Streams | None = None
-    prefill_waits: _Waits = _Waits(source="none")
+    prefill_waits: _Waits = _Waits(ranks=2, source="none")
     redundant_experts: _Value = _Value(value="0", source="none")
     shared_copies: _Value = _Value(value="0", source="none")
     decode_spread: _Value = _Value(value=0.0, source="definition: even")

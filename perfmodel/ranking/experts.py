@@ -21,7 +21,7 @@ from perfmodel.estimate.target import Target
 from perfmodel.estimate.timing import ROUTING_SKEW, time_operator
 from perfmodel.layers.base import Shard, Step
 from perfmodel.layers.moe import MixtureOfExperts
-from perfmodel.layers.operators import Collective, Experts
+from perfmodel.layers.operators import Collective, Experts, Wait
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import plans
@@ -157,6 +157,7 @@ def _times(asked: ExpertLayer, ranks: Array) -> dict[str, Any]:
     target = asked.target
     operators = asked.layer.operators(step, shard, asked.precision)
     found: dict[str, Array] = {}
+    waits = {"dispatch": as_floats(0.0), "combine": as_floats(0.0)}
     algorithms: list[str] = [""] * ranks.size
     shape = (len(DEGREES), ranks.size)
     for op in arranged(asked.layer, operators, target.engine, step, shard):
@@ -164,9 +165,11 @@ def _times(asked: ExpertLayer, ranks: Array) -> dict[str, Any]:
             found["experts"] = np.broadcast_to(
                 time_operator(op, target.device, target.kernels, target.engine.kernels).seconds, shape
             )
+        elif isinstance(op, Wait) and op.during in waits:
+            waits[op.during] = as_floats(op.seconds)
         elif isinstance(op, Collective) and op.kind in ("dispatch", "combine"):
             time = time_collective(op, target, grid)
-            found[op.kind] = np.broadcast_to(time.seconds, shape)
+            found[op.kind] = np.broadcast_to(waits[op.kind] + time.seconds, shape)
             if op.kind == "dispatch":
                 chosen = np.broadcast_to(time.choice, shape)[0].astype(int)
                 algorithms = [time.algorithms[k] for k in chosen]

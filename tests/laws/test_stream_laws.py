@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perfmodel.api import precision_of, target
-from perfmodel.costs.balance import busiest_rank
+from perfmodel.costs.balance import busiest_rank, rank_wait
 from perfmodel.costs.store_exchange import store_exchange
 from perfmodel.costs.streams import alternating_streams, paired_phases
 from perfmodel.costs.tile_rounds import balanced_attention, tile_rounds_experts, tile_rounds_gemm
@@ -209,7 +209,7 @@ def test_ranks_wait_for_each_other_in_every_prefill_of_a_layer_with_experts(supe
     spread, alone = plans(dp=32, ep=32, concurrency=64), plans(concurrency=2)
     for wait in ("gate_s", "dispatch_s", "combine_s"):
         added = [
-            seconds(step, spread, prefill_waits=Waits(**{wait: 1e-3}), prefill_streams=streams)
+            seconds(step, spread, prefill_waits=Waits(**{wait: 1e-3}, ranks=32), prefill_streams=streams)
             - seconds(step, spread, prefill_waits=Waits(), prefill_streams=streams)
             for streams in (None, on.engine.prefill_streams)
         ]
@@ -237,6 +237,15 @@ def test_what_was_found_in_a_cache_comes_to_every_rank_that_attends(prompts, fou
     fresh = 4096.0 * (1.0 - found)
     computed = ranks * prompts * fresh * (1536 + 576)
     assert gathered(fresh) == pytest.approx(computed + ranks * prompts * (4096.0 - fresh) * 576 * 2)
+
+
+@given(st.integers(1, 4096), st.integers(2, 512), seconds)
+def test_more_ranks_wait_longer_for_the_last(ranks, measured, wait):
+    t = float(rank_wait(ranks, wait_s=wait, measured_ranks=measured))
+    assert float(rank_wait(measured, wait_s=wait, measured_ranks=measured)) == pytest.approx(wait)
+    assert t <= float(rank_wait(ranks + 1, wait_s=wait, measured_ranks=measured))
+    assert (t == 0.0) == (ranks == 1)
+    assert float(rank_wait(ranks, wait_s=2 * wait, measured_ranks=measured)) == pytest.approx(2 * t)
 
 
 def test_a_wait_is_no_work():

@@ -137,9 +137,15 @@ def test_a_value_that_is_none_is_refused_by_key(tmp_path, key, value):
         ("value = 3\n", 'value = "3"\n', "stream_steps: "),
         ("value = 3\n", "value = inf\n", "stream_steps: "),
         ("value = 0.90", "value = 1.7", "memory_fraction: "),
-        ("[overlap]", '[prefill_waits]\ngate = "3 furlongs"\nsource = "a trace"\n\n[overlap]', "prefill_waits: "),
-        ("[overlap]", '[prefill_waits]\ngate = "-1 ms"\nsource = "a trace"\n\n[overlap]', "prefill_waits: "),
-        ("[overlap]", '[prefill_waits]\ngate = "1 ms"\n\n[overlap]', "prefill_waits.source: "),
+        (
+            "[overlap]",
+            '[prefill_waits]\ngate = "3 ells"\nranks = 8\nsource = "a trace"\n\n[overlap]',
+            "prefill_waits: ",
+        ),
+        ("[overlap]", '[prefill_waits]\ngate = "-1 ms"\nranks = 8\nsource = "a trace"\n\n[overlap]', "prefill_waits: "),
+        ("[overlap]", '[prefill_waits]\ngate = "1 ms"\nranks = 8\n\n[overlap]', "prefill_waits.source: "),
+        ("[overlap]", '[prefill_waits]\ngate = "1 ms"\nsource = "a trace"\n\n[overlap]', "prefill_waits.ranks: "),
+        ("[overlap]", '[prefill_waits]\nranks = 1\nsource = "a trace"\n\n[overlap]', "prefill_waits.ranks: "),
         ("value = 0.90", "vale = 0.90", "memory_fraction.va"),
     ],
 )
