@@ -156,7 +156,7 @@ def stack_toml(result: FittedStack, source: str) -> str:
         f'name = "{stack.name}, fitted"',
         f'attention = "{stack.attention}"',
     ]
-    switches = ("dropout", "fused_loss", "hidden_hops", "grouped_experts")
+    switches = ("dropout", "fused_loss", "hidden_hops", "grouped_experts", "fused_exchange")
     lines += [f"{name} = {str(getattr(stack, name)).lower()}" for name in switches]
     written = {field: key for field, (key, *_) in CONSTANTS.items()}
     counts = ("forward_kernels", "backward_kernels", "expert_kernels", "router_kernels")

@@ -18,7 +18,7 @@ from perfmodel.costs.flat_collectives import flat_ring, flat_tree
 from perfmodel.costs.nccl_model import nccl_model, network_messages
 from perfmodel.estimate.links import NETWORK_EFFICIENCY, Links
 from perfmodel.estimate.operator_time import Call
-from perfmodel.estimate.target import Target
+from perfmodel.estimate.target import Communicator
 from perfmodel.estimate.timing import call_form
 from perfmodel.hardware.kernels import Basis, KernelCalibration
 
@@ -83,7 +83,7 @@ class _Tiers:
 _Found: TypeAlias = list[tuple[str, Floats]]
 
 
-def candidates(kind: str, payload: Floats, links: Links, target: Target) -> list[Candidate]:
+def candidates(kind: str, payload: Floats, links: Links, target: Communicator) -> list[Candidate]:
     """Time every algorithm that a collective can use.
 
     Inside one scale-up domain a measured library collective stands for all of them; where the group spans several,
@@ -97,8 +97,8 @@ def candidates(kind: str, payload: Floats, links: Links, target: Target) -> list
         Total buffer; for an all-to-all what one rank holds [B].
     links : Links
         The group on the fabric.
-    target : Target
-        Calibrations and engine.
+    target : Communicator
+        Calibrations, and the algorithms that may be used.
 
     Returns
     -------
@@ -148,12 +148,18 @@ def _wanted(found: list[Candidate], which: str) -> list[Candidate]:
 
 
 def _library(
-    kind: str, size: Floats, ranks: Floats, domains: Floats, links: Links, target: Target, efficiency: Floats = 1.0
+    kind: str,
+    size: Floats,
+    ranks: Floats,
+    domains: Floats,
+    links: Links,
+    target: Communicator,
+    efficiency: Floats = 1.0,
 ) -> Floats:
     """What NCCL expects of a collective among so many ranks in so many domains."""
     architecture = target.device.architecture.partition("-")[0]
     exact = links.exact()
-    rate, delay = links.network(exact)
+    rate, delay = links.network(exact, ring=True)
     return nccl_model(
         size,
         ranks,
@@ -169,15 +175,15 @@ def _library(
     )
 
 
-def _measured(kind: str, size: Floats, links: Links, target: Target) -> list[_Inside]:
+def _measured(kind: str, size: Floats, links: Links, target: Communicator) -> list[_Inside]:
     """Measured collectives inside a scale-up domain: the library's, and the engine's own all-reduce."""
     library = target.kernels.find(kind, engine="nccl")
     if library is None:
         return []
     found = [library]
-    if kind == "all_reduce" and target.engine.kernels:
-        own = target.kernels.find(kind, engine=target.engine.kernels)
-        if own is not None and own.engine == target.engine.kernels:
+    if kind == "all_reduce" and target.reduction_kernels:
+        own = target.kernels.find(kind, engine=target.reduction_kernels)
+        if own is not None and own.engine == target.reduction_kernels:
             found.append(own)
     # Neighbours in a mesh, on a torus or in one package have only the links between them.
     numbers = {"bandwidth": links.inside("all_to_all" if kind == "all_to_all" else "ring"), "op": kind}
@@ -199,7 +205,7 @@ def _measured(kind: str, size: Floats, links: Links, target: Target) -> list[_In
     ]
 
 
-def _reductions(kind: str, size: Floats, links: Links, target: Target, tiers: _Tiers) -> _Found:
+def _reductions(kind: str, size: Floats, links: Links, target: Communicator, tiers: _Tiers) -> _Found:
     """Textbook forms of all-reduce, all-gather and reduce-scatter."""
     found = [("flat_ring", tiers.call(flat_ring, size, _ROUNDS[kind]))]
     reducing = [tier.in_network_reduction for tier in target.system.tiers]
@@ -219,7 +225,7 @@ def _reductions(kind: str, size: Floats, links: Links, target: Target, tiers: _T
     return found
 
 
-def _reductions_around(kind: str, size: Floats, links: Links, target: Target, inside: _Inside) -> _Found:
+def _reductions_around(kind: str, size: Floats, links: Links, target: Communicator, inside: _Inside) -> _Found:
     """What the library does over several domains, and one collective inside each domain around one between them.
 
     The library is never faster than it expects itself to be, nor than it was measured inside a domain.
@@ -229,14 +235,9 @@ def _reductions_around(kind: str, size: Floats, links: Links, target: Target, in
     # The library shares a domain's links to the network out evenly; the emptiest domain has fewer.
     share = NETWORK_EFFICIENCY * carriers * domains / as_floats(ranks)
     flat = _library(kind, size, ranks, domains, links, target, share)
-    between = _library(kind, size / carriers, domains, domains, links, target, NETWORK_EFFICIENCY)
-    parts = ("reduce_scatter", "all_gather") if kind == "all_reduce" else (kind,)
-    halves = [_measured(part, size, links, target) for part in parts]
-    around = sum((as_floats(half[0].whole) for half in halves if half), as_floats(0.0))
-    found = [
-        ("nccl_model", np.maximum(inside.whole, flat)),
-        (f"hierarchical_{kind}", as_floats(between) + np.maximum(around, inside.whole)),
-    ]
+    found = [("nccl_model", np.maximum(inside.whole, flat))]
+    if target.collectives != "flat":
+        found.append((f"hierarchical_{kind}", _around(kind, size, carriers, links, target, inside)))
     outer = target.system.tiers[target.system.domain + 1 :]
     if kind == "all_reduce" and outer and all(tier.in_network_reduction for tier in outer):
         rate, delay = links.network(links.exact())
@@ -246,7 +247,16 @@ def _reductions_around(kind: str, size: Floats, links: Links, target: Target, in
     return found
 
 
-def _exchanges(size: Floats, links: Links, target: Target, tiers: _Tiers) -> _Found:
+def _around(kind: str, size: Floats, carriers: Floats, links: Links, target: Communicator, inside: _Inside) -> Floats:
+    """One collective inside each domain around one between domains."""
+    between = _library(kind, size / carriers, links.domains, links.domains, links, target, NETWORK_EFFICIENCY)
+    parts = ("reduce_scatter", "all_gather") if kind == "all_reduce" else (kind,)
+    halves = [_measured(part, size, links, target) for part in parts]
+    around = sum((as_floats(half[0].whole) for half in halves if half), as_floats(0.0))
+    return as_floats(between) + np.maximum(around, inside.whole)
+
+
+def _exchanges(size: Floats, links: Links, target: Communicator, tiers: _Tiers) -> _Found:
     """Textbook forms of all-to-all."""
     ranks = links.placement.ranks
     found = [("flat_all_to_all", tiers.call(flat_all_to_all, size, ranks=ranks))]
@@ -257,7 +267,7 @@ def _exchanges(size: Floats, links: Links, target: Target, tiers: _Tiers) -> _Fo
     return found
 
 
-def _exchanges_around(size: Floats, links: Links, target: Target, tiers: _Tiers, inside: _Inside) -> _Found:
+def _exchanges_around(size: Floats, links: Links, target: Communicator, tiers: _Tiers, inside: _Inside) -> _Found:
     """All-to-all over several domains with the measured exchange inside each of them.
 
     Either one message to every member of another domain, or, gathered inside the own domain first, one to every

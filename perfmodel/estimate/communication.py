@@ -10,7 +10,7 @@ from perfmodel.costs.expert_traffic import node_limited_exchange
 from perfmodel.estimate.algorithms import Candidate, candidates
 from perfmodel.estimate.links import NETWORK_EFFICIENCY, Links, links_of_group
 from perfmodel.estimate.operator_time import OperatorTime
-from perfmodel.estimate.target import Target
+from perfmodel.estimate.target import Communicator, Target
 from perfmodel.estimate.timing import call_form
 from perfmodel.layers.operators import Collective, Exchange
 from perfmodel.parallel.grid import PlanGrid
@@ -47,12 +47,12 @@ def time_collective(op: Collective, target: Target, grid: PlanGrid, group: RankG
         found = [Candidate("collective_bound", payload * 0.0, "datasheet", f"{target.system.id} datasheet")]
         bound: Floats = payload * 0.0
     elif op.kind == "point_to_point":
-        seconds, bound = _hop(payload, links)
+        seconds, bound = hop_time(payload, links)
         found = [Candidate("point_to_point", seconds, "datasheet", f"{target.system.id} datasheet")]
     else:
         kind = _LIKE.get(op.kind, op.kind)
         bound = _bound(kind, payload, links)
-        fused = _exchange(op, links, target)
+        fused = fused_exchange(op.kind, op.exchange, links, target) if op.exchange else None
         if op.exchange is None or fused is None:
             found = candidates(kind, payload, links, target)
         else:
@@ -62,7 +62,7 @@ def time_collective(op: Collective, target: Target, grid: PlanGrid, group: RankG
                 others = candidates(kind, payload, links, target)
                 found += [replace(c, seconds=np.where(whole, np.inf, c.seconds)) for c in others]
             bound = np.where(whole, np.minimum(bound, _exchange_bound(op.exchange, payload, links)), bound)
-    best, choice = _fastest(found)
+    best, choice = fastest(found)
     quiet = payload <= 0
     first = found[int(np.ravel(choice)[0])]
     return OperatorTime(
@@ -81,16 +81,40 @@ def time_collective(op: Collective, target: Target, grid: PlanGrid, group: RankG
     )
 
 
-def _fastest(found: list[Candidate]) -> tuple[Floats, Floats]:
-    """Smallest time of every plan, and the position of its algorithm."""
+def fastest(found: list[Candidate]) -> tuple[Floats, Floats]:
+    """Choose among the algorithms of a collective.
+
+    Parameters
+    ----------
+    found : list of Candidate
+        Algorithms.
+
+    Returns
+    -------
+    tuple of float or array
+        Smallest time of every plan [s], and the position of its algorithm.
+    """
     if len(found) == 1:
         return found[0].seconds, as_floats(0.0)
     times = np.stack(np.broadcast_arrays(*(as_floats(c.seconds) for c in found)))
     return times.min(axis=0), as_floats(times.argmin(axis=0))
 
 
-def _hop(payload: Floats, links: Links) -> tuple[Floats, Floats]:
-    """One message to the neighbour in the group, over the outermost tier that the group spans."""
+def hop_time(payload: Floats, links: Links) -> tuple[Floats, Floats]:
+    """Time one message to the neighbour in the group, over the outermost tier that the group spans.
+
+    Parameters
+    ----------
+    payload : float or array
+        Bytes that one device sends [B].
+    links : Links
+        The group on the fabric.
+
+    Returns
+    -------
+    tuple of float or array
+        Time, and its bound [s].
+    """
     seconds: Floats = as_floats(0.0)
     bound: Floats = as_floats(0.0)
     tiers = zip(links.placement.levels, links.usable("pair"), links.exact("pair"), links.delays, strict=True)
@@ -101,35 +125,50 @@ def _hop(payload: Floats, links: Links) -> tuple[Floats, Floats]:
     return seconds, bound
 
 
-def _exchange(op: Collective, links: Links, target: Target) -> Candidate | None:
-    """Fused dispatch and combine kernels: measured inside a domain, the network between domains at its own rate."""
-    if op.exchange is None:
-        return None
-    mode = "low_latency" if op.exchange.decode else "normal"
-    kernel = target.kernels.find(op.kind, engine="deepep", kernel=mode)
+def fused_exchange(kind: str, exchange: Exchange, links: Links, target: Communicator) -> Candidate | None:
+    """Time fused dispatch and combine kernels: measured inside a domain, the network between domains at its own rate.
+
+    Parameters
+    ----------
+    kind : str
+        dispatch or combine.
+    exchange : Exchange
+        What it moves.
+    links : Links
+        The group on the fabric.
+    target : Communicator
+        System and calibrations.
+
+    Returns
+    -------
+    Candidate or None
+        The kernel, None where none was measured on this device or one of its kind.
+    """
+    mode = "low_latency" if exchange.decode else "normal"
+    kernel = target.kernels.find(kind, engine="deepep", kernel=mode)
     if kernel is None or kernel.kernel != mode:
         return None
     rate, delay = links.network(links.exact("all_to_all"))
     sizes = {
-        "tokens": np.maximum(op.exchange.tokens, 1.0),
-        "hidden": op.exchange.hidden,
-        "topk": op.exchange.topk,
-        "experts": op.exchange.experts,
+        "tokens": np.maximum(exchange.tokens, 1.0),
+        "hidden": exchange.hidden,
+        "topk": exchange.topk,
+        "experts": exchange.experts,
         "ranks": links.placement.ranks,
         "domain_ranks": links.domain_ranks,
         "network_bandwidth": rate * NETWORK_EFFICIENCY,
         "network_latency": delay,
-        "unit_limit": _unit_limit(op.exchange, links),
+        "unit_limit": _unit_limit(exchange, links),
     }
     numbers = {
         "bandwidth": links.inside() if target.system.domain else target.system.scale_up.bandwidth,
         "cores": float(target.device.cores),
         "sms": EXCHANGE_CORES,
         "memory_bandwidth": target.device.memory_bandwidth,
-        "imbalance": op.exchange.imbalance,
+        "imbalance": exchange.imbalance,
     }
-    if op.exchange.element_bytes and "element_bytes" in kernel.attributes:
-        kernel = replace(kernel, attributes={**kernel.attributes, "element_bytes": op.exchange.element_bytes})
+    if exchange.element_bytes and "element_bytes" in kernel.attributes:
+        kernel = replace(kernel, attributes={**kernel.attributes, "element_bytes": exchange.element_bytes})
     owner = kernel.owner(target.device.id)
     source = f"{owner}/{kernel.engine} {kernel.version}".strip()
     return Candidate(kernel.form, call_form(kernel, sizes, numbers), kernel.basis, source, (kernel, sizes))

@@ -1,6 +1,6 @@
 """Links of one group: what the tiers of a fabric give it where its ranks lie [B/s, s]."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -50,6 +50,7 @@ class Links:
 
     system: System
     placement: Placement
+    _exact: dict[str, list[Floats]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def exact(self, pattern: str = "ring") -> list[Floats]:
         """Bandwidth of one device on every tier, by datasheet [B/s].
@@ -64,6 +65,8 @@ class Links:
         list of float or array
             One-way bandwidth per device, innermost tier first [B/s].
         """
+        if pattern in self._exact:
+            return self._exact[pattern]
         rates: list[Floats] = []
         held = 1
         for tier, parts in zip(self.system.tiers, self.placement.levels, strict=True):
@@ -72,6 +75,7 @@ class Links:
             wired = effective_bandwidth(topology, parts, tier.devices / held, tier.bandwidth, pattern=pattern)
             rates.append(as_floats(wired) / tier.oversubscription)
             held = tier.devices
+        self._exact[pattern] = rates
         return rates
 
     def usable(self, pattern: str = "ring") -> list[Floats]:
@@ -142,13 +146,16 @@ class Links:
             held = whole
         return rate
 
-    def network(self, rates: list[Floats]) -> tuple[Floats, Floats]:
+    def network(self, rates: list[Floats], *, ring: bool = False) -> tuple[Floats, Floats]:
         """Bandwidth and latency between scale-up domains: the slowest rate and the longest way of the tiers crossed.
 
         Parameters
         ----------
         rates : list of float or array
             Bandwidth per device of every tier [B/s].
+        ring : bool
+            Whether all that leaves a unit goes around once: over the links of all members in it, of which there are
+            more in a wider unit than in a domain.
 
         Returns
         -------
@@ -159,7 +166,10 @@ class Links:
         delay: Floats = as_floats(0.0)
         for tier in range(self.system.domain + 1, len(self.system.tiers)):
             crossed = as_floats(self.placement.levels[tier]) > 1
-            rate = np.where(crossed, np.minimum(rate, rates[tier]), rate)
+            here = as_floats(rates[tier])
+            if ring and tier > self.system.domain + 1:
+                here = here * self.placement.carriers[tier - 1] / self.placement.carriers[self.system.domain]
+            rate = np.where(crossed, np.minimum(rate, here), rate)
             delay = np.where(crossed, np.maximum(delay, self.system.tiers[tier].latency_s), delay)
         return rate, delay
 

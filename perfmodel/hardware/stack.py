@@ -59,6 +59,9 @@ class Stack:
         Part of tensor-parallel communication that is hidden behind products [1].
     hidden_ep : float
         Part of expert exchange that is hidden behind computation [1].
+    fused_exchange : bool
+        Whether tokens for experts on other nodes are sent by fused kernels, once to each node, where links forward them
+        (DeepEP, HybridEP); otherwise the library exchanges every copy on its own.
     framework_bytes : float
         Memory of the runtime outside the framework's allocator [B].
     systems : mapping of str to str
@@ -90,6 +93,7 @@ class Stack:
     hidden_hops: bool = True
     hidden_tp: float = 0.0
     hidden_ep: float = 0.0
+    fused_exchange: bool = True
     framework_bytes: float = 2e9
     systems: Mapping[str, str] = field(default_factory=dict, hash=False)
     provenance: Mapping[str, str] = field(default_factory=dict, hash=False, compare=False, repr=False)

@@ -39,6 +39,7 @@ class _StackFile(BaseModel):
     fused_loss: bool = True
     hidden_hops: bool = True
     grouped_experts: bool = True
+    fused_exchange: bool = True
     systems: dict[str, str] = Field(default_factory=dict)
     attention_factor: _Factors | None = None
     clock_by_architecture: _Factors | None = None
@@ -145,6 +146,7 @@ def _stack(path: Path, parsed: _StackFile) -> Stack:
         fused_loss=parsed.fused_loss,
         hidden_hops=parsed.hidden_hops,
         grouped_experts=parsed.grouped_experts,
+        fused_exchange=parsed.fused_exchange,
         systems=parsed.systems,
         provenance=provenance,
         **numbers,

@@ -12,6 +12,7 @@ from perfmodel.layers.latent import LIFTING, LatentAttention
 from perfmodel.layers.mlp import Mlp
 from perfmodel.layers.moe import MixtureOfExperts
 from perfmodel.layers.norm import Norm
+from perfmodel.layers.operators import Exchange as TokenExchange
 from perfmodel.layers.operators import Gemm
 from perfmodel.layers.training_recipe import TrainingRecipe
 from perfmodel.layers.training_work import Exchange, Kept, LayerWork, MicroBatch, Product, TrainingPass
@@ -114,6 +115,7 @@ def _experts(part: MixtureOfExperts, micro: MicroBatch) -> LayerWork:
     linear, operand = micro.recipe.linear, micro.recipe.operand_bytes
     frozen = micro.recipe.method == "lora"
     sent = np.where(ep > 1, a * routed * width, 0.0)
+    tokens = TokenExchange(rows, width, float(part.experts), float(part.topk), False, part.groups, part.group_limit, a)
     work = LayerWork(
         products=(
             Product("router", rows, float(part.experts), float(part.hidden), micro.recipe.head, frozen=frozen),
@@ -131,8 +133,8 @@ def _experts(part: MixtureOfExperts, micro: MicroBatch) -> LayerWork:
             ),
         ),
         exchanges=(
-            Exchange("dispatch", "all_to_all", sent, "ep", copies=float(part.topk)),
-            Exchange("combine", "all_to_all", sent, "ep", copies=float(part.topk)),
+            Exchange("dispatch", "dispatch", sent, "ep", tokens=tokens),
+            Exchange("combine", "combine", sent, "ep", tokens=tokens),
         ),
         kept=(
             Kept("permuted tokens", (a + operand) * routed * width),

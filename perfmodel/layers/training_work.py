@@ -8,6 +8,7 @@ import numpy as np
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.layers.base import Layer, Shard, Step
 from perfmodel.layers.operators import Attention, Gemm, Pass
+from perfmodel.layers.operators import Exchange as TokenExchange
 from perfmodel.layers.training_recipe import TrainingRecipe
 
 Network: TypeAlias = Literal["tp", "cp", "ep"]
@@ -94,15 +95,15 @@ class Exchange:
     name : str
         What it carries.
     kind : str
-        all_reduce, all_gather, reduce_scatter or all_to_all.
+        all_reduce, all_gather, reduce_scatter, all_to_all, dispatch or combine.
     payload : float or array
         Total buffer; for all-to-all, what one rank holds [B].
     network : str
         Group that takes part: tp, cp or ep.
     forward, backward : float
         Times per microbatch.
-    copies : float
-        Members that each element goes to (experts per token of a dispatch).
+    tokens : perfmodel.layers.operators.Exchange, optional
+        Of a dispatch or combine, what it moves: fused kernels do not send the payload as it is.
     """
 
     name: str
@@ -111,7 +112,7 @@ class Exchange:
     network: Network
     forward: float = 1.0
     backward: float = 1.0
-    copies: float = 1.0
+    tokens: TokenExchange | None = None
 
 
 @dataclass(frozen=True, slots=True)

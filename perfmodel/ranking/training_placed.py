@@ -110,7 +110,8 @@ class _Plan:
             found = predict_training(self.job.model, target, self.grid, self.job.workload, self.job.recipe)
             plan = self.grid.row(0)
             elements = plan["micro_batch"] * self.job.workload.seq / plan["cp"] * self.job.model.hidden / plan["tp"]
-            hop = float(Network(target).hop(self.job.recipe.activation_bytes * elements, float(self.node)))
+            slowest, _ = Network(target, self.grid).hops(self.job.recipe.activation_bytes * elements)
+            hop = float(np.ravel(slowest)[0])
             self._known[key] = {name: float(found[f"{name}_s"][0]) for name in STEP_PARTS}, hop
         return self._known[key]
 
@@ -134,14 +135,11 @@ class _Plan:
         out = dict(parts)
         if self.stages > 1:
             over = [self.parts(float(rate))[1] for rate in hops]
-            # The estimate takes all hops to be alike: near ones inside a node, or all of them over the network.
-            near = own if self.stage >= self.node else self._near()
+            # The estimate takes all hops between nodes to be alike.
             visited = 1.0 + (self.stages - 1.0) * (1.0 - float(self.grid.skipped_stages[0]))
-            out["bubble"] += 2.0 * (visited - 1.0) / (self.stages - 1.0) * (sum(over) - len(over) * near)
-            if self.stage >= self.node:
+            out["bubble"] += 2.0 * (visited - 1.0) / (self.stages - 1.0) * (sum(over) - len(over) * own)
+            if len(hops):
                 out["pp"] = self.parts(float(hops.min()))[0]["pp"]
-            elif near > 0.0:
-                out["pp"] = parts["pp"] / near * max([near, *over])
         if np.ptp(self.cluster.speed) or self.cluster.speed[0] != 1.0:
             speed = self.cluster.speed[order].min(axis=1)
             relative = np.array(self.layers(order)) / (self.job.model.layers / self.groups) / speed
@@ -152,11 +150,6 @@ class _Plan:
             # What a stage waits for others that have more to do is in the slowest one's work, not in the bubble.
             out["bubble"] = max(out["bubble"] * float(relative.mean()), 0.0) if gained else out["bubble"]
         return out
-
-    def _near(self) -> float:
-        plan = self.grid.row(0)
-        elements = plan["micro_batch"] * self.job.workload.seq / plan["cp"] * self.job.model.hidden / plan["tp"]
-        return float(Network(self.job.target).hop(self.job.recipe.activation_bytes * elements, 1.0))
 
     def cost(self, ring: float, hops: npt.NDArray[np.float64], order: Order) -> float:
         """Step [s]."""

@@ -139,12 +139,12 @@ def test_every_microbatch_exchanges_what_is_sharded():
     once, thrice = (
         estimate(training_plans(dp=16, zero=[1, 2, 3], grad_overlap=0.0), batch=batch)["dp_s"] for batch in (16, 48)
     )
-    network = Network(H100)
+    network = Network(H100, training_plans(dp=16))
     size = weights_of(
         (t for block, n in DENSE.blocks for _ in range(n) for t in block.tensors()), training_plans(dp=16)
     )
     scatter, gather = (
-        float(network.collective(kind, width * float(size.dense) / 32, 16.0)) * 32
+        float(network.collective(kind, width * float(size.dense) / 32, "dp")) * 32
         for kind, width in (("reduce_scatter", H100.stack.gradient_bytes), ("all_gather", 2.0))
     )
     assert thrice[0] == once[0]

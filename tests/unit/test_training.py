@@ -8,7 +8,6 @@ import pytest
 
 from perfmodel.api_training import rank_training_plans, train, training_target
 from perfmodel.calibrate.training import FittedStack, fit_stack, stack_toml
-from perfmodel.costs.data_parallel import ring_over_nodes
 from perfmodel.costs.training import optimizer_bytes
 from perfmodel.errors import (
     CalibrationError,
@@ -18,16 +17,21 @@ from perfmodel.errors import (
     ProfileError,
     UnknownNameError,
 )
+from perfmodel.estimate.communication import time_collective
+from perfmodel.estimate.target import Target
 from perfmodel.estimate.training.kernels import Kernels
 from perfmodel.estimate.training.network import Network
 from perfmodel.estimate.training.shape import micro_batch, stage_kinds, weights_of
+from perfmodel.hardware.engine import Engine
 from perfmodel.hardware.named_files import list_named
 from perfmodel.hardware.stack_files import load_stack, stack_of_source
+from perfmodel.layers.operators import Collective, Exchange
 from perfmodel.layers.training import layer_work
 from perfmodel.layers.training_recipe import get_recipe
 from perfmodel.layers.training_work import Product
 from perfmodel.models.catalog import load_model
 from perfmodel.models.inline import inline_model
+from perfmodel.parallel.grid import plans
 from perfmodel.parallel.training_grid import training_plans
 from perfmodel.parallel.training_splits import training_splits
 from perfmodel.ranking.training import Reliability
@@ -271,41 +275,75 @@ def test_methods_that_make_no_sense():
 # Network and kernels
 
 
+def network(target, **plan):
+    return Network(target, training_plans(**plan))
+
+
 def test_groups_spread_over_nodes():
-    network = Network(H100)
-    assert float(network.members(8.0, 1.0)) == 8
-    assert float(network.members(16.0, 8.0)) == 1
-    assert float(network.members(16.0, 2.0)) == 4
-    assert float(network.collective("all_reduce", 1e9, 1.0)) == 0
-    assert float(network.collective("all_reduce", 0.0, 8.0)) == 0
-    inside, outside = (float(network.collective("all_reduce", 1e9, 8.0, stride)) for stride in (1.0, 8.0))
+    found = network(H100, tp=8, dp=16, cp=2)
+    assert [float(found.links(name).domain_ranks) for name in ("tp", "dp", "cp")] == [8, 1, 1]
+    assert float(network(H100, tp=2, dp=16).links("dp").domain_ranks) == 4
+    assert float(network(H100).collective("all_reduce", 1e9, "dp")) == 0
+    assert float(network(H100, dp=8).collective("all_reduce", 0.0, "dp")) == 0
+    inside, outside = (
+        float(network(H100, **plan).collective("all_reduce", 1e9, name))
+        for name, plan in (("tp", {"tp": 8}), ("dp", {"tp": 8, "dp": 8}))
+    )
     assert outside > 4 * inside  # one adapter instead of the switch
 
 
 def test_more_adapters_serve_a_group_with_more_members_per_node():
-    one = ring_over_nodes(1e9, 64, 1, 2, bandwidth=50e9, inner_bandwidth=450e9, start_s=0.0)
-    eight = ring_over_nodes(1e9, 64, 8, 2, bandwidth=50e9, inner_bandwidth=450e9, start_s=0.0)
-    assert one / eight == pytest.approx(0.75 * 450 / (0.85 * 50))
+    one, eight = (float(network(H100, tp=tp, dp=64).collective("all_reduce", 1e9, "dp", None)) for tp in (8, 1))
+    assert one / eight == pytest.approx(0.8 * 450 / (0.94 * 50), rel=0.05)
+
+
+@pytest.mark.parametrize("system", ["hgx-h100", "hgx-a100", "gb200-nvl72"])
+def test_training_runs_on_the_links_that_serving_runs_on(system):
+    """A data-parallel gradient and a serving collective of the same group take the same time."""
+    trained = training_target(system)
+    served = Target(trained.system, trained.kernels, Engine("none", ""), collectives="flat")
+    for ranks in (2, 8, 64, 512):
+        found = network(trained, dp=ranks)
+        for kind in ("all_reduce", "all_gather", "reduce_scatter"):
+            for payload in (1e4, 1e6, 1e9):
+                op = Collective("gradients", kind, payload, "dp")
+                there = time_collective(op, served, plans(dp=ranks))
+                assert float(found.collective(kind, payload, "dp")) == float(there.seconds), (ranks, kind, payload)
 
 
 def test_a_group_pays_for_the_slowest_tier_that_it_reaches():
     # Pairs on a bridge, eight cards on PCI Express at 63 GB/s, 12.5 GB/s of Ethernet per card beyond.
-    network = Network(training_target("h100-nvl-8", "neutral"))
+    target = training_target("h100-nvl-8", "neutral")
     payload = 10e9
     for ranks, rate in ((8, 2 * 63e9), (16, 8 * 12.5e9), (64, 8 * 12.5e9)):
         bound = 2 * (ranks - 1) / ranks * payload / rate
-        assert float(network.collective("all_reduce", payload, ranks)) == pytest.approx(bound, rel=0.2), ranks
-    strided = float(network.collective("all_reduce", payload, 4, 8))
+        found = float(network(target, dp=ranks).collective("all_reduce", payload, "dp"))
+        assert found == pytest.approx(bound, rel=0.2), ranks
+    strided = float(network(target, tp=8, dp=4).collective("all_reduce", payload, "dp"))
     assert strided == pytest.approx(2 * 3 / 4 * payload / 12.5e9, rel=0.2)
-    assert float(network.hop(payload, 4)) == pytest.approx(payload / 63e9, rel=0.1)
-    assert float(network.hop(payload, 8)) == pytest.approx(payload / 12.5e9, rel=0.1)
 
 
-def test_a_token_crosses_the_network_once_per_node():
-    network = Network(H100)
-    plain = float(network.collective("all_to_all", 1e9, 32.0, 1.0, 1.0))
-    shared = float(network.collective("all_to_all", 1e9, 32.0, 1.0, 8.0))
-    assert shared < 0.5 * plain
+def test_hops_leave_a_node_only_where_stages_do():
+    # Four stages of four devices: the middle hop leaves the node of eight, the others do not.
+    payload = 1e9
+    near, far = payload / (0.8 * 450e9), payload / (0.94 * 50e9)
+    slowest, every = (float(t) for t in network(H100, tp=4, pp=4).hops(payload))
+    assert slowest == pytest.approx(far, rel=0.01)
+    assert every == pytest.approx(2 * near + far, rel=0.01)
+    assert [float(t) for t in network(H100, tp=4).hops(payload)] == [0.0, 0.0]
+    # Five stages: two, two and one in their nodes.
+    assert float(network(H100, tp=4, pp=5).hops(payload)[1]) == pytest.approx(2 * near + 2 * far, rel=0.01)
+
+
+def test_fused_kernels_send_a_token_once_to_a_node():
+    plain = dataclasses.replace(H100, stack=dataclasses.replace(H100.stack, fused_exchange=False))
+    tokens = Exchange(4096.0, 7168.0, 256.0, 8.0, False, element_bytes=2.0)
+    sizes = ("dispatch", 4096.0 * 7168.0 * 8.0 * 2.0, "ep", tokens)
+    fused, alone = (float(network(on, dp=32, ep=32).collective(*sizes)) for on in (H100, plain))
+    assert fused < 0.5 * alone
+    # Inside a node the library's exchange is the measured one.
+    fused, alone = (float(network(on, dp=8, ep=8).collective(*sizes)) for on in (H100, plain))
+    assert fused == alone
 
 
 def test_backward_is_made_of_its_own_products():

@@ -103,7 +103,7 @@ def _exposed_tp(exchange_s: Floats, product_s: Floats, hidden: float, grid: Trai
 
 
 def block_time(
-    work: LayerWork, kernels: Kernels, grid: TrainingGrid, *, repeats: bool = True, launches: bool = True
+    work: LayerWork, kernels: Kernels, network: Network, *, repeats: bool = True, launches: bool = True
 ) -> BlockTime:
     """Time one block for every plan.
 
@@ -113,8 +113,8 @@ def block_time(
         What the block does on one device.
     kernels : Kernels
         Times kernels.
-    grid : TrainingGrid
-        Plans.
+    network : Network
+        Plans on the fabric.
     repeats : bool
         Whether recomputation touches it; embedding and head are never computed twice.
     launches : bool
@@ -126,7 +126,7 @@ def block_time(
         Seconds per microbatch and part.
     """
     target = kernels.target
-    stack, network = target.stack, Network(target)
+    stack, grid = target.stack, network.grid
     forward, backward = _empty(), _empty()
     core: Parts = _empty()
     light: Parts = _empty()
@@ -182,9 +182,8 @@ def block_time(
         if item.lifted:
             lifted["pointwise"] = lifted["pointwise"] + as_floats(ahead)
     for exchange in work.exchanges:
-        ranks, stride = network.of(exchange.network, grid)
-        once = as_floats(network.collective(exchange.kind, exchange.payload, ranks, stride, exchange.copies))
-        happens = np.where((as_floats(exchange.payload) > 0) & (as_floats(ranks) > 1), 1.0, 0.0) * launches
+        once = as_floats(network.collective(exchange.kind, exchange.payload, exchange.network, exchange.tokens))
+        happens = np.where(once > 0.0, 1.0, 0.0) * launches
         ahead_kernels = ahead_kernels + exchange.forward * happens
         back_kernels = back_kernels + exchange.backward * happens
         forward[exchange.network] = forward[exchange.network] + exchange.forward * once

@@ -1,20 +1,20 @@
 """Bytes on the fullest device of a training step: weights, gradients, optimizer, activations by operator, buffers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.training_schedules import SCHEDULES, microbatches_in_flight
-from perfmodel.estimate.training.network import Network
-from perfmodel.estimate.training.shape import ModelWeights, StageKind, model_weights, stage_kinds
+from perfmodel.estimate.training.shape import ModelWeights, StageKind, stage_kinds
 from perfmodel.estimate.training.streams import STREAMED_LAYERS
 from perfmodel.estimate.training.target import TrainingTarget
 from perfmodel.layers.training_recipe import TrainingRecipe
 from perfmodel.layers.training_work import Kept, LayerWork
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.training_grid import TrainingGrid
+from perfmodel.parallel.training_groups import training_group
 
 MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "buffers")
 """What the memory of the fullest stage is made of; the sum is the allocator's peak."""
@@ -28,14 +28,14 @@ class TrainingMemory:
     ----------
     parts : dict
         One of `MEMORY_PARTS` -> bytes on the fullest stage [B].
-    activations : dict
-        Operator -> bytes of the activations kept for it, on the fullest stage [B].
+    activations : callable
+        Returns operator -> bytes of the activations kept for it, on the fullest stage; worked out when asked for [B].
     host : float or array
         What the stage keeps in the host's memory for one device [B].
     """
 
     parts: dict[str, Floats]
-    activations: dict[str, Floats]
+    activations: Callable[[], dict[str, Floats]]
     host: Floats = 0.0
 
     @property
@@ -112,6 +112,7 @@ def training_memory(
     recipe: TrainingRecipe,
     works: tuple[LayerWork, ...],
     edges: tuple[LayerWork, LayerWork],
+    weights: ModelWeights,
     layer_input: Floats,
     microbatches: Floats,
 ) -> TrainingMemory:
@@ -131,6 +132,8 @@ def training_memory(
         What every distinct block does.
     edges : tuple of LayerWork
         What embedding and head do.
+    weights : ModelWeights
+        Weights of the model's parts.
     layer_input : float or array
         Bytes of one microbatch's residual stream on one device [B].
     microbatches : float or array
@@ -141,7 +144,6 @@ def training_memory(
     TrainingMemory
         Bytes of the fullest stage by part and by operator.
     """
-    weights = model_weights(model, grid, recipe, works)
     best: TrainingMemory | None = None
     for mine, kinds in stage_kinds(model, grid):
         fullest: TrainingMemory | None = None
@@ -150,7 +152,7 @@ def training_memory(
             fullest = _larger(fullest, stage)
         best = fullest if best is None else _where(mine, fullest, best)
     if best is None:
-        return TrainingMemory(dict.fromkeys(MEMORY_PARTS, as_floats(0.0)), {})
+        return TrainingMemory(dict.fromkeys(MEMORY_PARTS, as_floats(0.0)), dict)
     return best
 
 
@@ -166,8 +168,7 @@ def _stage(
     target: TrainingTarget,
 ) -> TrainingMemory:
     stack, held = target.stack, weights.of(kind)
-    network = Network(target)
-    sharing, expert_sharing = network.shards("dp", grid)[0], network.shards("edp", grid)[0]
+    sharing, expert_sharing = (training_group(grid, name).ranks for name in ("dp_shards", "edp_shards"))
 
     def stored(bytes_each: float, from_stage: int, dense: Floats, experts: Floats) -> Floats:
         """Bytes of a state that data parallelism divides from a ZeRO stage on."""
@@ -177,7 +178,7 @@ def _stage(
 
     flight = microbatches_in_flight(grid.pp, float(kind.position), microbatches, grid.vp, schedule=grid.schedule)
     full = np.equal(grid.recompute, 2) & (grid.recompute_share > 0)
-    forward = recipe.method == "forward"
+    forward, offloaded = recipe.method == "forward", bool(np.any(grid.offload_activations > 0))
     activations: dict[str, Floats] = {}
     working: Floats = 0.0
     largest: Floats = 0.0
@@ -210,13 +211,15 @@ def _stage(
             ),
         )
         working = np.maximum(working, again)
-        # Two layers are on their way, or what there is.
-        once = as_floats(kept_bytes(work, grid, layer_input))
-        moving = np.maximum(moving, once * np.minimum(2.0, count * flight))
+        if offloaded:  # two layers are on their way, or what there is
+            once = as_floats(kept_bytes(work, grid, layer_input))
+            moving = np.maximum(moving, once * np.minimum(2.0, count * flight))
         largest = np.maximum(largest, as_floats(size.dense) + np.where(grid.zero >= 3, size.experts, 0.0))
-    host = grid.offload_activations * total_bytes(activations)
-    activations = {name: (1.0 - grid.offload_activations) * as_floats(v) for name, v in activations.items()}
-    activations["on the way to the host"] = grid.offload_activations * moving
+    host: Floats = 0.0
+    if offloaded:
+        host = grid.offload_activations * total_bytes(activations)
+        activations = {name: (1.0 - grid.offload_activations) * as_floats(v) for name, v in activations.items()}
+        activations["on the way to the host"] = grid.offload_activations * moving
     activations["current layer" if forward else "recomputed layer"] = working
     logits: Floats = 0.0
     if kind.first:
@@ -251,7 +254,7 @@ def _stage(
             if count
         ]
         host = host + _streamed(parts, each, grid)
-    return TrainingMemory(parts, activations, host)
+    return TrainingMemory(parts, lambda: activations, host)
 
 
 def _streamed(parts: dict[str, Floats], each: list[tuple[float, Floats, Floats, Floats]], grid: TrainingGrid) -> Floats:
@@ -279,11 +282,16 @@ def _core(items: tuple[Kept, ...]) -> Floats:
 
 def _where(mask: object, first: TrainingMemory | None, second: TrainingMemory | None) -> TrainingMemory:
     if first is None or second is None:  # every pipeline has at least one stage
-        return first or second or TrainingMemory({}, {})
-    names = dict.fromkeys((*first.activations, *second.activations))
+        return first or second or TrainingMemory({}, dict)
+
+    def activations() -> dict[str, Floats]:
+        ours, theirs = first.activations(), second.activations()
+        names = dict.fromkeys((*ours, *theirs))
+        return {n: np.where(mask, ours.get(n, 0.0), theirs.get(n, 0.0)) for n in names}  # type: ignore[call-overload]
+
     return TrainingMemory(
         {n: np.where(mask, first.parts[n], second.parts[n]) for n in MEMORY_PARTS},  # type: ignore[call-overload]
-        {n: np.where(mask, first.activations.get(n, 0.0), second.activations.get(n, 0.0)) for n in names},  # type: ignore[call-overload]
+        activations,
         np.where(mask, first.host, second.host),  # type: ignore[call-overload]
     )
 

@@ -15,6 +15,7 @@ from perfmodel.estimate.training.target import TrainingTarget
 from perfmodel.layers.training_recipe import TrainingRecipe
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.training_grid import TrainingGrid
+from perfmodel.parallel.training_groups import training_group
 
 STEP_PARTS = ("compute", "pointwise", "tp", "cp", "ep", "pp", "bubble", "dp", "optimizer", "offload", "host")
 """What a step's time is made of, in the order in which reports show it."""
@@ -123,8 +124,7 @@ class Pipelined:
 
 def step_of(
     model: ModelSpec,
-    target: TrainingTarget,
-    grid: TrainingGrid,
+    network: Network,
     recipe: TrainingRecipe,
     weights: ModelWeights,
     blocks: tuple[BlockTime, ...],
@@ -142,10 +142,8 @@ def step_of(
     ----------
     model : ModelSpec
         Model.
-    target : TrainingTarget
-        System and stack.
-    grid : TrainingGrid
-        Plans.
+    network : Network
+        Plans on the fabric of what they run on.
     recipe : TrainingRecipe
         Number formats.
     weights : ModelWeights
@@ -164,15 +162,15 @@ def step_of(
     Pipelined
         Seconds of the step by part.
     """
+    grid, target = network.grid, network.target
     result: dict[str, Floats] = {}
     for mine, kinds in stage_kinds(model, grid):
         found = [(kind, stage_of(kind, blocks, edges, weights)) for kind in kinds]
-        chosen = _compose(found, target, grid, recipe, microbatches)
+        chosen = _compose(found, network, recipe, microbatches)
         for name, value in chosen.items():
             result[name] = np.where(mine, value, result.get(name, 0.0))
-    network = Network(target)
     piped = grid.pp > 1
-    hop = np.where(piped, network.hop(hop_bytes, grid.stage), 0.0)
+    hop, every_hop = network.hops(hop_bytes)
     visited = visited_stages(grid.pp, grid.skipped_stages)
     microbatches = as_floats(microbatches) * visited / grid.pp
     both_ways = np.equal(grid.schedule, SCHEDULES.index("dualpipe"))
@@ -182,10 +180,10 @@ def step_of(
     chunks = (as_floats(result["forward_s"]) / grid.vp, as_floats(result["backward_s"]) / grid.vp)
     beyond = grid.vp * (np.maximum(hop - chunks[0], 0.0) + np.maximum(hop - chunks[1], 0.0))
     result["pp"] = microbatches * np.where(hidden, beyond, plain)
-    result["bubble"] = as_floats(result["bubble"]) + 2.0 * (visited - 1.0) * hop
+    result["bubble"] = as_floats(result["bubble"]) + 2.0 * every_hop
     if weights.tied:
         gradient = target.stack.gradient_bytes * as_floats(weights.table.learned)
-        once = network.collective("all_reduce", gradient, np.where(piped, 2.0, 1.0), grid.stage)
+        once = network.collective("all_reduce", gradient, "ends")
         result["dp"] = as_floats(result["dp"]) + once
     parts = {name: result[name] for name in STEP_PARTS}
     return Pipelined(parts, result["forward_s"], result["backward_s"])
@@ -193,12 +191,12 @@ def step_of(
 
 def _compose(
     found: list[tuple[StageKind, Stage]],
-    target: TrainingTarget,
-    grid: TrainingGrid,
+    network: Network,
     recipe: TrainingRecipe,
     microbatches: Floats,
 ) -> dict[str, Floats]:
     """Step of a pipeline with one number of stages, without the hops between them."""
+    grid, target = network.grid, network.target
     everything: Floats = 0.0
     slowest = found[0][1]
     seconds: Floats = slowest.seconds
@@ -217,7 +215,7 @@ def _compose(
         backward = np.where(slower, stage.backward_s, backward)
         weight = np.where(slower, stage.weight_s, weight)
         seconds = np.maximum(seconds, stage.seconds)
-        exchange = np.maximum(exchange, _exchange(stage, target, grid, recipe))
+        exchange = np.maximum(exchange, _exchange(stage, network, recipe))
         once = as_floats(_update(stage.weights, target, grid, recipe))
         states = np.maximum(states, _streamed_states(stage.weights, once, target, grid, recipe))
         update = np.maximum(update, once)
@@ -237,22 +235,24 @@ def _compose(
     return out | {"forward_s": forward, "backward_s": backward}
 
 
-def _exchange(stage: Stage, target: TrainingTarget, grid: TrainingGrid, recipe: TrainingRecipe) -> Floats:
+def _exchange(stage: Stage, network: Network, recipe: TrainingRecipe) -> Floats:
     """Exposed exchange of gradients (and of updated weights, where the optimizer is sharded) of one stage."""
-    network, stack = Network(target), target.stack
+    grid, target, stack = network.grid, network.target, network.target.stack
     reduce: Floats = 0.0
     scatter: Floats = 0.0
     gather: Floats = 0.0
     across: Floats = 0.0  # copies of a shard reduce its gradients once per step, under every stage of ZeRO
     for amount, name in ((stage.weights.learned, "dp"), (stage.weights.learned_experts, "edp")):
         gradients = stack.gradient_bytes * as_floats(amount)
-        reduce = reduce + as_floats(network.collective("all_reduce", gradients, *network.of(name, grid)))
-        ranks, stride, copies, apart = network.shards(name, grid)
-        scatter = scatter + as_floats(network.collective("reduce_scatter", gradients, ranks, stride))
-        if np.any(copies > 1):
-            across = across + as_floats(network.collective("all_reduce", gradients / ranks, copies, apart))
+        if np.any(grid.zero < 1):
+            reduce = reduce + as_floats(network.collective("all_reduce", gradients, name))
+        if not np.any(grid.zero >= 1):
+            continue
+        scatter = scatter + as_floats(network.collective("reduce_scatter", gradients, f"{name}_shards"))
+        shard = gradients / training_group(grid, f"{name}_shards").ranks
+        across = across + as_floats(network.collective("all_reduce", shard, f"{name}_copies"))
         updated = recipe.weight_bytes * as_floats(amount)
-        gather = gather + as_floats(network.collective("all_gather", updated, ranks, stride))
+        gather = gather + as_floats(network.collective("all_gather", updated, f"{name}_shards"))
     # Only the last microbatch's backward and the next step's first forward hide anything, all but one layer of each.
     hides = grid.grad_overlap * (stage.layers - 1.0) / max(stage.layers, 1.0)
     products = as_floats(stage.parts["compute"]) / np.maximum(stage.seconds, np.finfo(float).tiny)
@@ -274,15 +274,15 @@ def _update(weights: Weights, target: TrainingTarget, grid: TrainingGrid, recipe
     if recipe.method == "forward":
         held = as_floats(weights.dense) + weights.experts
         return PERTURBATIONS * 2.0 * recipe.weight_bytes * held / rate
-    dense, experts = _state_ranks(target, grid)
+    dense, experts = _state_ranks(grid)
     moved = as_floats(optimizer_bytes(weights.learned, dense)) + optimizer_bytes(weights.learned_experts, experts)
     return moved / rate
 
 
-def _state_ranks(target: TrainingTarget, grid: TrainingGrid) -> tuple[Floats, Floats]:
+def _state_ranks(grid: TrainingGrid) -> tuple[Floats, Floats]:
     """Devices that share the optimizer's states, of dense weights and of experts."""
-    network, sharded = Network(target), grid.zero >= 1
-    dense, experts = (np.where(sharded, network.shards(name, grid)[0], 1.0) for name in ("dp", "edp"))
+    groups = (training_group(grid, name) for name in ("dp_shards", "edp_shards"))
+    dense, experts = (np.where(grid.zero >= 1, group.ranks, 1.0) for group in groups)
     return dense, experts
 
 
@@ -295,7 +295,7 @@ def _streamed_states(
     """
     if recipe.method == "forward" or not (np.any(grid.offload_optimizer > 0) or np.any(grid.offload_weights > 0)):
         return 0.0
-    dense, experts = _state_ranks(target, grid)
+    dense, experts = _state_ranks(grid)
     held = as_floats(weights.learned) / dense + as_floats(weights.learned_experts) / experts
     states = grid.offload_optimizer * recipe.optimizer_bytes * held
     also = grid.offload_weights * held if recipe.method == "full" else 0.0

@@ -15,6 +15,7 @@ from perfmodel.estimate.training.block import BlockTime, block_time, with_offloa
 from perfmodel.estimate.training.flops import step_flops
 from perfmodel.estimate.training.kernels import Kernels
 from perfmodel.estimate.training.memory import MEMORY_PARTS, TrainingMemory, kept_bytes, training_memory
+from perfmodel.estimate.training.network import Network
 from perfmodel.estimate.training.pipeline import STEP_PARTS, step_of, step_seconds
 from perfmodel.estimate.training.rules import training_rules
 from perfmodel.estimate.training.shape import ModelWeights, micro_batch, model_weights
@@ -127,7 +128,7 @@ class TrainingEstimate:
         while index >= np.prod(shape):
             index -= int(np.prod(shape))
             shape, memory = next(blocks)
-        sizes = {name: pick(value, shape, index) for name, value in memory.activations.items()}
+        sizes = {name: pick(value, shape, index) for name, value in memory.activations().items()}
         return dict(sorted(((n, v) for n, v in sizes.items() if v > 0), key=lambda pair: -pair[1]))
 
 
@@ -153,7 +154,7 @@ def block_work(block: Block, micro: MicroBatch) -> LayerWork:
 
 
 def training_blocks(
-    model: ModelSpec, target: TrainingTarget, grid: TrainingGrid, seq: float, recipe: TrainingRecipe
+    model: ModelSpec, network: Network, seq: float, recipe: TrainingRecipe
 ) -> tuple[
     tuple[LayerWork, ...],
     tuple[LayerWork, LayerWork],
@@ -167,10 +168,8 @@ def training_blocks(
     ----------
     model : ModelSpec
         Model.
-    target : TrainingTarget
-        System, kernels and stack.
-    grid : TrainingGrid
-        Plans.
+    network : Network
+        Plans on the fabric of what they run on.
     seq : float
         Tokens of a sequence.
     recipe : TrainingRecipe
@@ -181,6 +180,7 @@ def training_blocks(
     tuple
         Works of blocks, works of embedding and head, weights of all, times of blocks, times of embedding and head.
     """
+    grid, target = network.grid, network.target
     micro = micro_batch(grid, seq, recipe, target)
     layer_input = recipe.activation_bytes * as_floats(micro.outer_rows) * model.hidden
     kernels = Kernels(target, recipe)
@@ -189,13 +189,13 @@ def training_blocks(
     weights = model_weights(model, grid, recipe, works)
     times = []
     for size, work in zip(weights.blocks, works, strict=True):
-        time = with_sharded_weights(block_time(work, kernels, grid), size, kernels, grid)
+        time = with_sharded_weights(block_time(work, kernels, network), size, kernels, network)
         time = with_offloaded_activations(time, kept_bytes(work, grid, layer_input), target, grid)
         times.append(with_streamed_weights(with_both_directions(time, kernels, grid), size, kernels, grid))
     ends = []
     for size, work in zip((weights.table, weights.head), edges, strict=True):
-        time = block_time(work, kernels, grid, repeats=False, launches=False)
-        ends.append(with_sharded_weights(time, size, kernels, grid, repeats=False))
+        time = block_time(work, kernels, network, repeats=False, launches=False)
+        ends.append(with_sharded_weights(time, size, kernels, network, repeats=False))
     return works, edges, weights, tuple(times), (ends[0], ends[1])
 
 
@@ -259,12 +259,13 @@ def _predict(
     recipe: TrainingRecipe,
 ) -> tuple[Columns, Verdicts, tuple[tuple[int, ...], TrainingMemory]]:
     """Predict so many plans as fit into the processor's cache."""
+    network = Network(target, grid)
     microbatches = batch / (grid.dp * grid.micro_batch)
-    works, edges, weights, times, ends = training_blocks(model, target, grid, seq, recipe)
+    works, edges, weights, times, ends = training_blocks(model, network, seq, recipe)
     stream = recipe.activation_bytes * grid.micro_batch * seq / grid.cp * model.hidden
-    step = step_of(model, target, grid, recipe, weights, times, ends, stream / grid.tp, microbatches)
+    step = step_of(model, network, recipe, weights, times, ends, stream / grid.tp, microbatches)
     kept = stream / np.where(grid.sequence_parallel > 0, grid.tp, 1.0)
-    memory = training_memory(model, target, grid, recipe, works, edges, kept, microbatches)
+    memory = training_memory(model, target, grid, recipe, works, edges, weights, kept, microbatches)
     seconds = as_floats(step_seconds(step.parts))
     peak = as_floats(memory.peak)
     passed = visited_stages(grid.pp, grid.skipped_stages) / grid.pp

@@ -10,12 +10,10 @@ from perfmodel.estimate.training.block import BlockTime, Parts, total
 from perfmodel.estimate.training.kernels import Kernels
 from perfmodel.estimate.training.network import Network
 from perfmodel.estimate.training.shape import Weights
-from perfmodel.estimate.training.target import TrainingTarget
-from perfmodel.parallel.training_grid import TrainingGrid
 
 
 def with_sharded_weights(
-    time: BlockTime, size: Weights, kernels: Kernels, grid: TrainingGrid, *, repeats: bool = True
+    time: BlockTime, size: Weights, kernels: Kernels, network: Network, *, repeats: bool = True
 ) -> BlockTime:
     r"""Add the gathering of weights (ZeRO 3) and the scattering of gradients (ZeRO 2 and 3) of every microbatch.
 
@@ -33,8 +31,8 @@ def with_sharded_weights(
         Weights of the block on one device before sharding.
     kernels : Kernels
         Recipe and target.
-    grid : TrainingGrid
-        Plans.
+    network : Network
+        Plans on the fabric.
     repeats : bool
         Whether it is one of many; embedding and head have no other of their kind to be gathered during.
 
@@ -43,34 +41,34 @@ def with_sharded_weights(
     BlockTime
         The block with exposed exchange in part "dp".
     """
+    grid = network.grid
     if not np.any(grid.zero >= 2):
         return time
-    network, target = Network(kernels.target), kernels.target
     gather: Floats = 0.0
     scatter: Floats = 0.0
-    held = ((size.dense, size.learned, "dp"), (size.experts, size.learned_experts, "edp"))
+    held = ((size.dense, size.learned, "dp_shards"), (size.experts, size.learned_experts, "edp_shards"))
     for amount, learned, name in held:
-        ranks, stride, *_ = network.shards(name, grid)
         weights = kernels.recipe.weight_bytes * as_floats(amount)
-        gradients = target.stack.gradient_bytes * as_floats(learned)
-        gather = gather + as_floats(network.collective("all_gather", weights, ranks, stride))
-        scatter = scatter + as_floats(network.collective("reduce_scatter", gradients, ranks, stride))
+        gradients = kernels.target.stack.gradient_bytes * as_floats(learned)
+        if np.any(grid.zero >= 3):
+            gather = gather + as_floats(network.collective("all_gather", weights, name))
+        scatter = scatter + as_floats(network.collective("reduce_scatter", gradients, name))
     gather, scatter = np.where(grid.zero >= 3, gather, 0.0), np.where(grid.zero >= 2, scatter, 0.0)
     overlapped = grid.grad_overlap > 0
     both = gather + scatter
-    ahead = np.where(overlapped, exposed_beside(gather, time.forward, target, grid), gather)
-    back = np.where(overlapped, exposed_beside(both, time.backward, target, grid), both)
+    ahead = np.where(overlapped, exposed_beside(gather, time.forward, network), gather)
+    back = np.where(overlapped, exposed_beside(both, time.backward, network), both)
     forward, backward = dict(time.forward), dict(time.backward)
     forward["dp"] = as_floats(forward["dp"]) + ahead
     backward["dp"] = as_floats(backward["dp"]) + back
     if not repeats:
         return replace(time, forward=forward, backward=backward)
-    left = scatter + exposed_beside(gather, time.backward, target, grid)
+    left = scatter + exposed_beside(gather, time.backward, network)
     ends = np.where(overlapped, np.maximum(gather - ahead, 0.0), 0.0), np.where(overlapped, left - back, 0.0)
     return replace(time, forward=forward, backward=backward, first_s=ends[0], last_s=np.maximum(ends[1], 0.0))
 
 
-def exposed_beside(exchange_s: Floats, parts: Parts, target: TrainingTarget, grid: TrainingGrid) -> Floats:
+def exposed_beside(exchange_s: Floats, parts: Parts, network: Network) -> Floats:
     """Time that an exchange among replicas adds to a computation, whose own exchanges need the same links.
 
     Products are slower by the cores that the exchange holds; other passes wait for the memory, not for cores.
@@ -81,20 +79,18 @@ def exposed_beside(exchange_s: Floats, parts: Parts, target: TrainingTarget, gri
         Time of the exchange alone [s].
     parts : dict
         Parts of the computation [s].
-    target : TrainingTarget
-        System.
-    grid : TrainingGrid
-        Plans.
+    network : Network
+        Plans on the fabric.
 
     Returns
     -------
     float or array
         Exposed time [s].
     """
-    network = Network(target)
     busy: Floats = 0.0
     for name in ("tp", "cp", "ep"):
-        busy = busy + network.shared(name, grid) * as_floats(parts[name])
+        if np.any(as_floats(parts[name]) > 0.0):
+            busy = busy + network.shared(name) * as_floats(parts[name])
     window = np.maximum(total(parts) - as_floats(parts["dp"]) - busy, np.finfo(float).tiny)
-    share = target.cores_taken * np.minimum(as_floats(parts["compute"]) / window, 1.0)
+    share = network.target.cores_taken * np.minimum(as_floats(parts["compute"]) / window, 1.0)
     return as_floats(beside_exchange(window, exchange_s, taken_share=share)) - window

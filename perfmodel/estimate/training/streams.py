@@ -9,9 +9,9 @@ from perfmodel.costs.overlap import host_stream
 from perfmodel.costs.training_schedules import SCHEDULES
 from perfmodel.estimate.training.block import BlockTime, Parts
 from perfmodel.estimate.training.kernels import Kernels
-from perfmodel.estimate.training.network import Network
 from perfmodel.estimate.training.shape import Weights
 from perfmodel.parallel.training_grid import TrainingGrid
+from perfmodel.parallel.training_groups import training_group
 
 STREAMED_LAYERS = 3.0
 """Layers on a device whose weights stream: one arrives, one is computed, one leaves.
@@ -45,10 +45,10 @@ def with_streamed_weights(time: BlockTime, size: Weights, kernels: Kernels, grid
     """
     if not np.any(grid.offload_weights > 0):
         return time
-    network, recipe, stack = Network(kernels.target), kernels.recipe, kernels.target.stack
+    recipe, stack = kernels.recipe, kernels.target.stack
     # Without a known link nothing can be moved: a rule refuses the plan.
     link = kernels.target.device.host_bandwidth or np.inf
-    dense, experts = (network.shards(name, grid)[0] for name in ("dp", "edp"))
+    dense, experts = (training_group(grid, name).ranks for name in ("dp_shards", "edp_shards"))
     sharded = grid.zero >= 3
     held = as_floats(size.dense) / np.where(sharded, dense, 1.0)
     held = grid.offload_weights * (held + as_floats(size.experts) / np.where(sharded, experts, 1.0))

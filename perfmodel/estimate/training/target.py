@@ -44,6 +44,16 @@ class TrainingTarget:
         return self.system.device
 
     @property
+    def collectives(self) -> str:
+        """Trainers call the library on a whole group: it treats all ranks alike."""
+        return "flat"
+
+    @property
+    def reduction_kernels(self) -> str:
+        """Engine whose own all-reduce may be used beside the library's: none."""
+        return ""
+
+    @property
     def cores_taken(self) -> float:
         """Part of the cores that a collective holds while others compute; devices of few cores have engines for it."""
         return COMMUNICATION_CORES / self.device.cores if self.device.cores > COMMUNICATION_CORES else 0.0
