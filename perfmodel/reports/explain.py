@@ -10,7 +10,7 @@ from perfmodel.costs.registry import get_formula
 from perfmodel.costs.serving import speculated_tokens
 from perfmodel.errors import PlanError
 from perfmodel.estimate.result import BOUNDS
-from perfmodel.estimate.serving.latencies import decode_token_s, streaming_delay
+from perfmodel.estimate.serving.latencies import decode_token_s, kept_in_order, streaming_delay, wave_lockstep
 from perfmodel.estimate.serving.mixed_steps import decoding_requests
 from perfmodel.estimate.serving.open_loop import QUANTILES
 from perfmodel.estimate.serving.predict import predict_serving
@@ -92,12 +92,14 @@ def derivation(
     if row["feasible"]:
         engine = target.engine
         decode_s = decode_token_s(model, flat, workload, steps)
-        seen = float(np.ravel(streaming_delay(engine, flat, steps, decode_s, row["tpot_s"]))[0])
+        seen = float(np.ravel(streaming_delay(engine, flat, workload, steps, decode_s, row["tpot_s"]))[0])
         passing = engine.stream_steps + (engine.balance_steps if row["dp"] > 1 else 0.0)
+        passing *= 1.0 - float(wave_lockstep(engine, workload)) / 2.0
         others = max(int(decoding) - 1, 0)
         alone = engine.schedule == "prefill-first"
         own = "" if alone else f" over {_scalar(steps.riding_steps):,.0f} steps shared with running requests"
         queue = "closed_loop_wait" if alone else "balanced_wait"
+        queue = "staggered_wait" if kept_in_order(engine, workload) else queue
         waited = f"first_wave_wait, {queue}, pool_limited_ttft, slot_wait"
         drafted = workload.draft_tokens
         verified = speculated_tokens(drafted, workload.acceptance)

@@ -29,6 +29,14 @@ WAVES = 10.0
 UNRECORDED = 0.5
 """Share of the decode places that is taken where no concurrency was recorded: midway between idle and full."""
 
+DRAWN_LOADS = ((1024, 1024), (1024, 8192), (8192, 1024))
+"""Input and output tokens of the load points of InferenceX (github.com/SemiAnalysisAI/InferenceX), whose benchmark
+draws every length between `SHORTEST` and one times the nominal one (random-range-ratio)."""
+
+SHORTEST = 0.8
+"""Shortest length over the nominal one at those load points; elsewhere lengths are taken to be equal. What a column
+`shortest` says goes first."""
+
 REQUIRED = ("id", "model", "hardware", "isl", "osl")
 """Columns that every serving case has."""
 
@@ -57,7 +65,8 @@ def predict_serving_cases(cases: pd.DataFrame, profiles: str | None = None) -> p
     ----------
     cases : pandas.DataFrame
         Cases with `REQUIRED` columns and either tp, pp, dp, moe_tp, moe_ep and concurrency (one kind of worker) or
-        their prefill_ and decode_ forms (separate workers). Measured columns are not read.
+        their prefill_ and decode_ forms (separate workers); `shortest`, the shortest length drawn over the nominal one,
+        1 where all are equal. Measured columns are not read.
     profiles : str, optional
         Directory of profiles that is searched first.
 
@@ -117,7 +126,27 @@ def grouped_cases(
 
 
 def _workload(rows: pd.DataFrame) -> Workload:
-    return Workload(numbers(rows, "isl"), numbers(rows, "osl"), waves=WAVES)
+    """Read the lengths of cases: nominal ones, of which the mean is predicted where they are drawn.
+
+    Deployments with separate workers keep the nominal ones, at which they are predicted better.
+    """
+    separate = numbers(rows, "prefill_num_workers", np.nan) >= 1.0
+    isl, osl = numbers(rows, "isl"), numbers(rows, "osl")
+    shortest = np.where(separate, 1.0, _shortest(rows))
+    mean = (1.0 + shortest) / 2.0
+    return Workload(
+        np.maximum(np.round(mean * isl), 1.0),
+        np.maximum(np.round(mean * osl), 1.0),
+        waves=WAVES,
+        equal_lengths=shortest >= 1.0,
+    )
+
+
+def _shortest(rows: pd.DataFrame) -> npt.NDArray[np.float64]:
+    """Shortest length over the nominal one."""
+    drawn = [pair in DRAWN_LOADS for pair in zip(numbers(rows, "isl"), numbers(rows, "osl"), strict=True)]
+    stated = numbers(rows, "shortest", np.nan)
+    return np.where(np.isfinite(stated), stated, np.where(drawn, SHORTEST, 1.0))
 
 
 def _target(group: Mapping[str, str], profiles: str | None) -> Target:
@@ -231,6 +260,9 @@ def _why_not(row: pd.DataFrame, names: tuple[str, ...] = ("isl", "osl", "tp", "p
             value = float(numbers(row, name)[0])
             if not np.isfinite(value) or value < 1 or value != np.floor(value):
                 return f"{name} must be a whole number of at least 1, not {row[name].iloc[0]}"
+    unread = words(row, "shortest").iloc[0] != "" and not np.isfinite(numbers(row, "shortest")[0])
+    if unread or not 0.0 < _shortest(row)[0] <= 1.0:
+        return f"shortest must lie between 0 and 1, not {row['shortest'].iloc[0]}"
     return ""
 
 

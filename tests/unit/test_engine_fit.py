@@ -11,6 +11,7 @@ from perfmodel.api import precision_of
 from perfmodel.calibrate.handoff import fit_handoff
 from perfmodel.calibrate.serving import CONSTANTS, bare, fit_engine, loss, measured_deployments, predicted
 from perfmodel.errors import CalibrationError
+from perfmodel.estimate.serving.disaggregated import HANDOFF
 from perfmodel.estimate.serving.predict import predict_serving
 from perfmodel.estimate.serving.workload import Workload
 from perfmodel.models.catalog import load_model
@@ -64,7 +65,7 @@ def rows(models, wait):
     cases = pd.DataFrame(
         [
             {"id": f"{m}-{c}", "model": m, "hardware": "h100-sxm", "engine": "vllm", "isl": 1024, "osl": 256}
-            | {"tp": 4, "pp": 1, "dp": 1, "concurrency": c}
+            | {"tp": 4, "pp": 1, "dp": 1, "concurrency": c, "shortest": 0.8}
             for m in models
             for c in (1, 8, 64)
         ]
@@ -111,7 +112,7 @@ def separate_rows(models, wait):
 def test_separate_workers_are_predicted_without_their_own_measurements():
     cases = separate_rows(("llama-3.1-8b", "qwen3-32b"), {"qwen3-32b": 20.0})
     out, fits = predict_left_out(cases, "model")
-    assert {fit["model"]: fit["steps"] for fit in fits} == {"llama-3.1-8b": 30.0, "qwen3-32b": 10.0}
+    assert {fit["model"]: fit["steps"] for fit in fits} == {"llama-3.1-8b": 30.0, "qwen3-32b": HANDOFF.steps}
     late = out["ttft_s"].to_numpy(float) / cases["measured_ttft_s"].to_numpy(float)
     assert np.all(late[:3] > 1.05)
     assert np.all(late[3:] < 0.95)
@@ -126,7 +127,7 @@ def test_both_kinds_of_workers_in_one_file_are_fitted_apart():
     out, fits = predict_left_out(cases, "model")
     assert out["ttft_s"].notna().all()
     assert [("steps" in fit, fit["model"]) for fit in fits] == [(s, m) for s in (False, True) for m in models]
-    assert all((fit["steps"], fit["lockstep"]) == (10.0, 0.06) for fit in fits if "steps" in fit)
+    assert all((fit["steps"], fit["lockstep"]) == dataclasses.astuple(HANDOFF) for fit in fits if "steps" in fit)
 
 
 def test_a_handover_without_deployments_is_not_fitted():

@@ -15,9 +15,9 @@ from perfmodel.costs.serving import (
     first_wave_wait,
     interleaved_tpot,
     pool_limited_ttft,
-    prefill_first_lockstep,
     slot_wait,
     speculated_tokens,
+    staggered_wait,
 )
 from perfmodel.errors import PlanError
 from perfmodel.estimate.serving.disaggregated import predict_disaggregated
@@ -257,20 +257,76 @@ def test_measured_deployments_are_predicted_within_the_stated_errors(cases_dir):
     assert full.mean() < 0.1
 
 
-@given(prefill=times, n=counts, osl=counts, decode=times)
-def test_lockstep_is_a_share_that_grows_with_prompts(prefill, n, osl, decode):
-    share = prefill_first_lockstep(prefill, n, osl, decode)
-    assert 0 < share <= 1
-    assert prefill_first_lockstep(2 * prefill, n, osl, decode) >= share
-    assert prefill_first_lockstep(prefill, n, osl, 2 * decode) <= share
+def first_tokens(prefill, decode, n, osl, cycles=4):
+    """Play a loop of equal requests: each step holds one prompt, and is fixed as the step before it starts.
+
+    A request that ends is replaced by the next one a moment later, when that step has begun.
+    """
+    ends, arrived, waits = {}, {}, []
+    scheduled = [[request] for request in range(n)]
+    waiting, coming, clock, step = [], [], 0.0, 0
+    while len(waits) < n * cycles:
+        if len(scheduled) <= step + 1:
+            scheduled.append([waiting.pop(0)] if waiting else [])
+        waiting, coming = waiting + coming, []
+        clock += decode + len(scheduled[step]) * prefill
+        for request in scheduled[step]:
+            if request in arrived:
+                waits.append(clock - arrived[request])
+            ends.setdefault(step + osl, []).append(request)
+        for request in ends.pop(step, []):
+            arrived[request] = clock
+            coming.append(request)
+        step += 1
+    return waits
 
 
-def test_prompts_first_hold_up_first_tokens_and_spare_the_others():
+@pytest.mark.parametrize("osl", [64, 256, 1024])
+def test_equal_requests_wait_for_the_two_prompts_before_them_whatever_the_output(osl):
+    prefill, decode, n = 0.1, 0.02, 16
+    waits = first_tokens(prefill, decode, n, osl)
+    steady = waits[n:]
+    # The first of a cycle has nobody before it, the second only one.
+    expected = prefill + 3 * decode + staggered_wait(prefill, np.arange(n) + 1.0)
+    assert steady == pytest.approx(np.tile(expected, len(steady) // n), rel=1e-9)
+
+
+def test_lengths_that_vary_let_prompts_of_others_fall_anywhere():
+    grid = pm.plans(tp=8, concurrency=64)
+    loads = {osl: [Workload(2000.0, osl, equal_lengths=equal) for equal in (True, False)] for osl in (100.0, 1000.0)}
+    firsts = {osl: [predict(grid, load)["ttft_s"][0] for load in each] for osl, each in loads.items()}
+    assert firsts[100.0][0] == pytest.approx(firsts[1000.0][0], rel=0.02)
+    assert firsts[100.0][1] > firsts[1000.0][1]
+    assert firsts[1000.0][0] > firsts[1000.0][1]
+    mixed = Workload(2000.0, np.array([100.0, 1000.0]), equal_lengths=np.array([True, False]))
+    together = predict(pm.plans(tp=8, concurrency=[64, 64]), mixed)["ttft_s"]
+    assert together.tolist() == pytest.approx([firsts[100.0][0], firsts[1000.0][1]], rel=1e-9)
+    with pytest.raises(PlanError, match="equal_lengths"):
+        Workload(2000.0, 100.0, equal_lengths=True, arrivals="poisson")
+
+
+def test_prompts_first_hold_up_first_tokens_and_spare_the_others_where_lengths_are_equal():
     grid = pm.plans(tp=8, concurrency=64)
     first = dataclasses.replace(TARGET, engine=dataclasses.replace(TARGET.engine, drains_prompts=True))
-    beside, before = (predict(grid, Workload(2000.0, 100.0), t) for t in (TARGET, first))
-    assert before["ttft_s"][0] > beside["ttft_s"][0]
-    assert before["tpot_s"][0] < beside["tpot_s"][0]
+    for equal in (True, False):
+        beside, before = (predict(grid, Workload(2000.0, 100.0, equal_lengths=equal), t) for t in (TARGET, first))
+        assert (before["ttft_s"][0] > beside["ttft_s"][0]) == equal
+        assert (before["tpot_s"][0] < beside["tpot_s"][0]) == equal
+
+
+def test_cases_have_equal_lengths_but_at_load_points_that_are_known_to_draw_them():
+    rows = [ROW | {"id": "even"}, ROW | {"id": "drawn", "shortest": 0.8}, ROW | {"id": "rubbish", "shortest": "x"},
+            ROW | {"id": "inferencex", "osl": 1024}, ROW | {"id": "said", "osl": 1024, "shortest": 1.0}]  # fmt: skip
+    table = predict_serving_cases(pd.DataFrame(rows)).set_index("id")
+    assert "shortest must lie" in table["reason"]["rubbish"]
+    assert table["ttft_s"]["drawn"] < table["ttft_s"]["even"]
+    assert table["ttft_s"]["inferencex"] < table["ttft_s"]["said"]
+    mean = predict(
+        pm.plans(tp=4, concurrency=16),
+        Workload(922.0, 115.0, waves=10.0),
+        precision=precision_of(MODEL, "fp8", None, TARGET),
+    )
+    assert table["ttft_s"]["drawn"] == pytest.approx(mean["ttft_s"][0], rel=1e-12)
 
 
 def test_a_prompt_waits_for_balance_only_where_attention_is_data_parallel():

@@ -30,8 +30,8 @@ class HandOff:
         Share of the later waves of a closed loop that reach the prefill workers together [1].
     """
 
-    steps: float = 10.0
-    lockstep: float = 0.06
+    steps: float = 12.0
+    lockstep: float = 0.05
 
 
 HANDOFF = HandOff()

@@ -10,9 +10,9 @@ from perfmodel.costs.serving import (
     first_wave_wait,
     interleaved_tpot,
     pool_limited_ttft,
-    prefill_first_lockstep,
     slot_wait,
     speculated_tokens,
+    staggered_wait,
 )
 from perfmodel.estimate.serving.mixed_steps import decoding_requests
 from perfmodel.estimate.serving.steps import ServingSteps, running_requests
@@ -51,19 +51,58 @@ def closed_loop_latencies(
     decode_s = decode_token_s(model, grid, workload, steps)
     occupied_s = prompt_occupation_s(model, grid, steps)
     decoding = decoding_requests(model, target, workload, running)
-    lockstep = engine.drains_prompts * as_floats(prefill_first_lockstep(occupied_s, running, workload.osl, decode_s))
+    lockstep = wave_lockstep(engine, workload)
     # Of the prompts of a wave in lockstep, the half that goes first is waited for before the first token.
-    stalling = 1.0 - lockstep / 2.0
-    tpot = as_floats(interleaved_tpot(decode_s, occupied_s, decoding, workload.osl, interference=stalling))
-    started: Floats = steps.prompt_s + engine.request_s + streaming_delay(engine, grid, steps, decode_s, tpot)
+    tpot = as_floats(
+        interleaved_tpot(decode_s, occupied_s, decoding, workload.osl, interference=1.0 - as_floats(lockstep) / 2.0)
+    )
+    started: Floats = steps.prompt_s + engine.request_s + streaming_delay(engine, grid, workload, steps, decode_s, tpot)
     service_s = np.maximum(occupied_s + riding_s(steps), steps.fetch_s)
     started = started + first_wave_wait(service_s, running, workload.waves, lockstep=lockstep)
     wait = closed_loop_wait if engine.schedule == "prefill-first" else balanced_wait
-    started = started + wait(service_s, running, started + workload.osl * tpot)
+    queued = wait(service_s, running, started + workload.osl * tpot)
+    behind = (1.0 - as_floats(lockstep)) * staggered_wait(service_s, running)
+    started = started + np.where(kept_in_order(engine, workload), behind, queued)
     # Each request of a cycle is prefilled once, so the cycle is never shorter than all of their prompts.
     started = pool_limited_ttft(started, tpot, workload.osl, running, 1.0 / service_s)
     per_rank = np.ceil(grid.concurrency / grid.dp)
     return as_floats(started + slot_wait(per_rank, running, started + workload.osl * tpot)), tpot
+
+
+def kept_in_order(engine: Engine, workload: Workload) -> npt.NDArray[np.bool_]:
+    """Whether requests keep the order and the distances in which they started: equal ones, with prompts in whole.
+
+    Parameters
+    ----------
+    engine : Engine
+        Gives the schedule.
+    workload : Workload
+        Says whether lengths are equal.
+
+    Returns
+    -------
+    numpy.ndarray of bool
+        One value, or one for each plan.
+    """
+    return np.asarray(workload.equal_lengths, dtype=bool) & (engine.schedule == "prefill-first")
+
+
+def wave_lockstep(engine: Engine, workload: Workload) -> npt.NDArray[np.float64]:
+    """Share of the waves that start and end together: all where an engine computes every prompt of a wave first.
+
+    Parameters
+    ----------
+    engine : Engine
+        Gives ``drains_prompts`` and the schedule.
+    workload : Workload
+        Says whether lengths are equal.
+
+    Returns
+    -------
+    numpy.ndarray
+        0 or 1 [1].
+    """
+    return as_floats(kept_in_order(engine, workload) * float(engine.drains_prompts))
 
 
 def prompt_occupation_s(model: ModelSpec, grid: PlanGrid, steps: ServingSteps) -> npt.NDArray[np.float64]:
@@ -128,12 +167,13 @@ def riding_s(steps: ServingSteps) -> npt.NDArray[np.float64]:
 
 
 def streaming_delay(
-    engine: Engine, grid: PlanGrid, steps: ServingSteps, decode_s: Floats, tpot: Floats
+    engine: Engine, grid: PlanGrid, workload: Workload, steps: ServingSteps, decode_s: Floats, tpot: Floats
 ) -> npt.NDArray[np.float64]:
     """Delay of a token by steps that pass before its prompt is taken and after it is done.
 
-    A step holds at most one full prefill step beside the decoding, however many prompts a short
-    output attracts.
+    A step holds at most one full prefill step beside the decoding, however many prompts a short output attracts.
+    Where requests keep their order, the prompts before one are waited for apart from these steps. Where a wave starts
+    together, nothing decodes while its prompts wait, and only the half of the steps that follows a prompt is left.
 
     Parameters
     ----------
@@ -141,6 +181,8 @@ def streaming_delay(
         Gives ``stream_steps`` and ``balance_steps``.
     grid : PlanGrid
         The plans.
+    workload : Workload
+        Says whether lengths are equal.
     steps : ServingSteps
         Step times of the plans, from :func:`serving_steps`.
     decode_s : float or ndarray
@@ -154,4 +196,6 @@ def streaming_delay(
         Seconds.
     """
     passing = engine.stream_steps + np.where(grid.dp > 1, engine.balance_steps, 0.0)
-    return as_floats(passing * np.minimum(tpot, decode_s + steps.shared_s))
+    passing = passing * (1.0 - wave_lockstep(engine, workload) / 2.0)
+    alone = kept_in_order(engine, workload)
+    return as_floats(passing * np.where(alone, decode_s, np.minimum(tpot, decode_s + steps.shared_s)))

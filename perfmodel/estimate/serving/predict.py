@@ -115,7 +115,7 @@ def _predict(
             occupied_s=prompt_occupation_s(model, grid, steps),
             riding_s=np.maximum(riding_s(steps), steps.fetch_s - prompt_occupation_s(model, grid, steps)),
             seen=running_requests(grid, steps.footprint),
-            streaming=lambda token_s: streaming_delay(engine, grid, steps, decode_s, token_s),
+            streaming=lambda token_s: streaming_delay(engine, grid, workload, steps, decode_s, token_s),
         )
         ttft, tpot, rate = (more.pop(name) for name in ("ttft_s", "tpot_s", "rate"))
         rate = as_floats(rate * grid.dp)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.reuse import shared_prefix_saving
@@ -24,6 +25,9 @@ class Workload:
     waves : float
         How many times its concurrency a closed loop sends in all, the first wave at once; infinite for a load that
         has run for long.
+    equal_lengths : bool or array
+        Whether all requests of a closed loop have these lengths, as in many benchmarks, so that they keep the order and
+        the distances in which they started; lengths that vary, with these as their mean, let them drift apart.
     arrivals : str
         "closed": a finished request is replaced at once. "poisson": requests arrive at random, independently.
     rate : float or array
@@ -54,6 +58,7 @@ class Workload:
     isl: Floats
     osl: Floats
     waves: float = np.inf
+    equal_lengths: bool | npt.NDArray[np.bool_] = False
     arrivals: Literal["closed", "poisson"] = "closed"
     rate: Floats = np.nan
     prefix_hit: float = 0.0
@@ -76,6 +81,8 @@ class Workload:
             raise PlanError(f"waves must be at least 1, not {self.waves:g}")
         if self.arrivals not in ("closed", "poisson"):
             raise PlanError(f"arrivals must be closed or poisson, not {self.arrivals!r}")
+        if self.arrivals == "poisson" and np.any(self.equal_lengths):
+            raise PlanError("equal_lengths belong to a closed loop: what arrives at random keeps no order")
         if np.any(as_floats(self.rate) < 0):
             raise PlanError("rate must not be negative")
         if self.arrivals == "poisson" and np.any(as_floats(self.osl) < 2):
