@@ -156,10 +156,11 @@ def stack_toml(result: FittedStack, source: str) -> str:
         f'name = "{stack.name}, fitted"',
         f'attention = "{stack.attention}"',
     ]
-    switches = ("dropout", "fused_loss", "hidden_hops", "grouped_experts", "fused_exchange")
+    switches = ("dropout", "fused_loss", "hidden_hops", "grouped_experts", "fused_exchange", "shard_waits")
     lines += [f"{name} = {str(getattr(stack, name)).lower()}" for name in switches]
     written = {field: key for field, (key, *_) in CONSTANTS.items()}
-    counts = ("forward_kernels", "backward_kernels", "expert_kernels", "router_kernels")
+    shards = tuple(f"shard_{name}" for name in ("gathers", "scatters", "rebuilds", "rank_kernels", "passes"))
+    counts = ("forward_kernels", "backward_kernels", "expert_kernels", "router_kernels", *shards)
     written |= {name: name for name in ("blend", "expert_spread", *counts)}
     written |= {name: name for name in ("gradient_bytes", "wgrad_bytes", "hidden_tp", "hidden_ep", "framework_bytes")}
     for field, key in written.items():

@@ -62,6 +62,16 @@ class Stack:
     fused_exchange : bool
         Whether tokens for experts on other nodes are sent by fused kernels, once to each node, where links forward them
         (DeepEP, HybridEP); otherwise the library exchanges every copy on its own.
+    shard_waits : bool
+        Whether computation waits for every gather of sharded weights and every scatter of their gradients.
+    shard_gathers, shard_scatters : float
+        Collectives in which a layer's sharded weights are gathered, and its gradients scattered.
+    shard_rebuilds : float
+        Small tensors of a layer that every rank keeps whole and puts together anew, rank by rank, after an update.
+    shard_rank_kernels : float
+        Kernels that the host launches for each rank of such a collective, to copy its part.
+    shard_passes : float
+        Times that the buffer of such a collective is read or written beside it.
     framework_bytes : float
         Memory of the runtime outside the framework's allocator [B].
     systems : mapping of str to str
@@ -94,6 +104,12 @@ class Stack:
     hidden_tp: float = 0.0
     hidden_ep: float = 0.0
     fused_exchange: bool = True
+    shard_waits: bool = False
+    shard_gathers: float = 1.0
+    shard_scatters: float = 1.0
+    shard_rebuilds: float = 0.0
+    shard_rank_kernels: float = 0.0
+    shard_passes: float = 0.0
     framework_bytes: float = 2e9
     systems: Mapping[str, str] = field(default_factory=dict, hash=False)
     provenance: Mapping[str, str] = field(default_factory=dict, hash=False, compare=False, repr=False)

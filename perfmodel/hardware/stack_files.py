@@ -40,6 +40,7 @@ class _StackFile(BaseModel):
     hidden_hops: bool = True
     grouped_experts: bool = True
     fused_exchange: bool = True
+    shard_waits: bool = False
     systems: dict[str, str] = Field(default_factory=dict)
     attention_factor: _Factors | None = None
     clock_by_architecture: _Factors | None = None
@@ -57,6 +58,11 @@ class _StackFile(BaseModel):
     wgrad_bytes: _Value | None = None
     hidden_tp: _Value | None = None
     hidden_ep: _Value | None = None
+    shard_gathers: _Value | None = None
+    shard_scatters: _Value | None = None
+    shard_rebuilds: _Value | None = None
+    shard_rank_kernels: _Value | None = None
+    shard_passes: _Value | None = None
     framework_bytes: _Value | None = None
 
 
@@ -76,6 +82,11 @@ _NUMBERS: dict[str, tuple[str, str, float, float]] = {
     "wgrad_bytes": ("wgrad_bytes", "size", 1.0, 16.0),
     "hidden_tp": ("hidden_tp", "fraction", 0.0, 1.0),
     "hidden_ep": ("hidden_ep", "fraction", 0.0, 1.0),
+    "shard_gathers": ("shard_gathers", "count", 1.0, 1e3),
+    "shard_scatters": ("shard_scatters", "count", 1.0, 1e3),
+    "shard_rebuilds": ("shard_rebuilds", "count", 0.0, 1e3),
+    "shard_rank_kernels": ("shard_rank_kernels", "count", 0.0, 1e2),
+    "shard_passes": ("shard_passes", "count", 0.0, 1e2),
     "framework_bytes": ("framework_bytes", "size", 0.0, 1e11),
 }
 
@@ -147,6 +158,7 @@ def _stack(path: Path, parsed: _StackFile) -> Stack:
         hidden_hops=parsed.hidden_hops,
         grouped_experts=parsed.grouped_experts,
         fused_exchange=parsed.fused_exchange,
+        shard_waits=parsed.shard_waits,
         systems=parsed.systems,
         provenance=provenance,
         **numbers,

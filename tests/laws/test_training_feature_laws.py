@@ -162,6 +162,37 @@ def test_overlap_leaves_the_first_gather_and_the_last_scatter():
     assert plain / 40 < beside < ideal + plain / 16
 
 
+def sharding(**stack):
+    """Target whose software shards in another way."""
+    return dataclasses.replace(H100, stack=dataclasses.replace(H100.stack, **stack))
+
+
+@given(dp=st.sampled_from([2, 8, 64]), zero=st.integers(2, 3))
+def test_software_that_waits_for_its_shards_hides_nothing_of_them(dp, zero):
+    plans = training_plans(dp=dp, zero=zero, grad_overlap=[0, 1])
+    alone, beside = estimate(plans, target=sharding(shard_waits=True), batch=2 * dp)["step_s"]
+    exposed, hidden = estimate(plans, target=H100, batch=2 * dp)["step_s"]
+    assert hidden <= beside * SLACK <= alone * SLACK**2
+    assert alone == exposed
+
+
+@given(dp=st.sampled_from([2, 8, 64]), calls=st.integers(2, 12))
+def test_more_collectives_for_the_same_weights_cost_their_latencies(dp, calls):
+    plans = training_plans(dp=dp, zero=3)
+    once, often, copied = (
+        estimate(plans, target=sharding(**how), batch=dp)["dp_s"][0]
+        for how in (
+            {},
+            {"shard_gathers": calls, "shard_scatters": calls},
+            {"shard_gathers": calls, "shard_scatters": calls, "shard_rank_kernels": 1, "shard_passes": 3},
+        )
+    )
+    assert once < often * SLACK < copied
+    # Two gathers and a scatter of every layer, in which the host copies for every rank.
+    launches = 3 * calls * DENSE.layers * dp * H100.stack.host_kernel_s
+    assert copied > once + launches
+
+
 def test_shards_inside_a_node_gather_faster():
     # Four adapters per node of eight: the weights of every microbatch cross them, or stay inside.
     slow = training_target("hgx-a100-4hdr")

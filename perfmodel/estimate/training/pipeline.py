@@ -11,6 +11,7 @@ from perfmodel.costs.training_schedules import SCHEDULES, schedule_bubble, visit
 from perfmodel.estimate.training.block import BLOCK_PARTS, BlockTime, Parts, total
 from perfmodel.estimate.training.network import Network
 from perfmodel.estimate.training.shape import ModelWeights, StageKind, Weights, stage_kinds
+from perfmodel.estimate.training.sharding import shard_copies
 from perfmodel.estimate.training.target import TrainingTarget
 from perfmodel.layers.training_recipe import TrainingRecipe
 from perfmodel.models.spec import ModelSpec
@@ -265,6 +266,9 @@ def _exchange(stage: Stage, network: Network, recipe: TrainingRecipe) -> Floats:
     # From ZeRO 2 on gradients are scattered, and under ZeRO 3 weights gathered, with every microbatch.
     scattered = across + np.where(grid.zero >= 2, 0.0, scatter)
     sharded = left(scattered, stage.backward_s) + np.where(grid.zero >= 3, 0.0, left(gather, stage.forward_s))
+    if stack.shard_rebuilds:
+        rebuilt = stage.layers * stack.shard_rebuilds * shard_copies(network, "dp_shards")
+        sharded = sharded + np.where(grid.zero >= 3, rebuilt, 0.0)
     return np.where(grid.zero >= 1, sharded, left(reduce, stage.backward_s))
 
 

@@ -41,20 +41,21 @@ def with_sharded_weights(
     BlockTime
         The block with exposed exchange in part "dp".
     """
-    grid = network.grid
+    grid, stack = network.grid, network.target.stack
     if not np.any(grid.zero >= 2):
         return time
+    calls = (stack.shard_gathers, stack.shard_scatters) if repeats else (1.0, 1.0)
     gather: Floats = 0.0
     scatter: Floats = 0.0
     held = ((size.dense, size.learned, "dp_shards"), (size.experts, size.learned_experts, "edp_shards"))
     for amount, learned, name in held:
         weights = kernels.recipe.weight_bytes * as_floats(amount)
-        gradients = kernels.target.stack.gradient_bytes * as_floats(learned)
+        gradients = stack.gradient_bytes * as_floats(learned)
         if np.any(grid.zero >= 3):
-            gather = gather + as_floats(network.collective("all_gather", weights, name))
-        scatter = scatter + as_floats(network.collective("reduce_scatter", gradients, name))
+            gather = gather + _in_calls("all_gather", weights, calls[0], name, kernels, network)
+        scatter = scatter + _in_calls("reduce_scatter", gradients, calls[1], name, kernels, network)
     gather, scatter = np.where(grid.zero >= 3, gather, 0.0), np.where(grid.zero >= 2, scatter, 0.0)
-    overlapped = grid.grad_overlap > 0
+    overlapped = (grid.grad_overlap > 0) & np.logical_not(stack.shard_waits)
     both = gather + scatter
     ahead = np.where(overlapped, exposed_beside(gather, time.forward, network), gather)
     back = np.where(overlapped, exposed_beside(both, time.backward, network), both)
@@ -66,6 +67,35 @@ def with_sharded_weights(
     left = scatter + exposed_beside(gather, time.backward, network)
     ends = np.where(overlapped, np.maximum(gather - ahead, 0.0), 0.0), np.where(overlapped, left - back, 0.0)
     return replace(time, forward=forward, backward=backward, first_s=ends[0], last_s=np.maximum(ends[1], 0.0))
+
+
+def _in_calls(kind: str, nbytes: Floats, calls: float, group: str, kernels: Kernels, network: Network) -> Floats:
+    """Exchange of a layer's shards in some collectives, with what the software does around each."""
+    once = as_floats(network.collective(kind, as_floats(nbytes) / calls, group))
+    stack = network.target.stack
+    if not (stack.shard_rank_kernels or stack.shard_passes):
+        return calls * once
+    around = kernels.passes(stack.shard_passes * as_floats(nbytes) / calls, 0.0) + shard_copies(network, group)
+    return calls * np.where(once > 0.0, once + around, 0.0)
+
+
+def shard_copies(network: Network, group: str) -> Floats:
+    """Time in which the host launches a copy of every rank's part of a buffer, while the device waits.
+
+    Parameters
+    ----------
+    network : Network
+        Plans on the fabric.
+    group : str
+        Who shares the state, as in `Network.links`.
+
+    Returns
+    -------
+    float or array
+        Time, zero where nothing is shared [s].
+    """
+    stack, ranks = network.target.stack, as_floats(network.links(group).placement.ranks)
+    return np.where(ranks > 1.0, stack.shard_rank_kernels * stack.host_kernel_s * ranks, 0.0)
 
 
 def exposed_beside(exchange_s: Floats, parts: Parts, network: Network) -> Floats:
