@@ -1,9 +1,12 @@
 """Array types: what a broadcasting formula takes and gives (no quantity of its own)."""
 
-from typing import TypeAlias
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+from perfmodel.recording import Recorded
 
 Floats: TypeAlias = "float | npt.NDArray[np.float64]"
 """A number or an array of them, always float64 when it is an array."""
@@ -16,6 +19,8 @@ Booleans: TypeAlias = "bool | np.bool_ | npt.NDArray[np.bool_]"
 
 
 _FLOAT64 = np.dtype(np.float64)
+
+_FEW_SUMS = 4096  # so few are added up in one call, which for more is slower than a loop
 
 
 def as_floats(value: object) -> npt.NDArray[np.float64]:
@@ -39,6 +44,9 @@ def as_floats(value: object) -> npt.NDArray[np.float64]:
     # Most values are such arrays already, and this is called hundreds of times for one plan.
     if type(value) is np.ndarray and value.dtype is _FLOAT64:
         return value
+    if type(value) is Recorded:
+        plain = type(value.value) is np.ndarray and value.dtype is _FLOAT64
+        return value if plain else value.tape.call(as_floats, (value,))  # type: ignore[return-value]
     return np.asarray(value, _FLOAT64)
 
 
@@ -90,3 +98,83 @@ def common_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:
     """
     different = set(shapes) - {()}
     return different.pop() if len(different) == 1 else np.broadcast_shapes(*different)
+
+
+def in_rows(value: object, rows: int) -> npt.NDArray[np.float64]:
+    """Give a number or a column the length of a column.
+
+    Parameters
+    ----------
+    value : float or array
+        One value, or one per row.
+    rows : int
+        Number of rows.
+
+    Returns
+    -------
+    numpy.ndarray
+        One value per row.
+
+    Examples
+    --------
+    >>> in_rows(2.0, 3).tolist()
+    [2.0, 2.0, 2.0]
+    """
+    column = as_floats(value)
+    return column if column.shape == (rows,) else np.broadcast_to(column, (rows,))
+
+
+def stacked(values: Sequence[object]) -> npt.NDArray[np.float64]:
+    """Stack values that broadcast against each other along a new first axis.
+
+    Parameters
+    ----------
+    values : sequence of float or array
+        The values.
+
+    Returns
+    -------
+    numpy.ndarray
+        All of them in their common shape.
+
+    Examples
+    --------
+    >>> stacked([1.0, [2.0, 3.0]]).tolist()
+    [[1.0, 1.0], [2.0, 3.0]]
+    """
+    each = [as_floats(value) for value in values]
+    shape = common_shape(*(value.shape for value in each))
+    return np.stack([value if value.shape == shape else np.broadcast_to(value, shape) for value in each])
+
+
+def summed(
+    values: npt.NDArray[np.float64], axis: int = 0, after: npt.NDArray[np.float64] | None = None
+) -> npt.NDArray[np.float64]:
+    """Sum along an axis, always in its order: NumPy's own sums round differently for one plan and for many.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        Summands.
+    axis : int
+        The axis that goes.
+    after : numpy.ndarray, optional
+        Sum of what comes before them.
+
+    Returns
+    -------
+    numpy.ndarray
+        Sums.
+
+    Examples
+    --------
+    >>> summed(np.array([[1.0, 2.0], [3.0, 4.0]])).tolist()
+    [4.0, 6.0]
+    """
+    each: list[Any] = [(slice(None),) * axis + (i,) for i in range(-1, values.shape[axis])]
+    if after is None and values.size <= _FEW_SUMS:
+        return np.add.accumulate(values, axis=axis)[each[0]]  # type: ignore[no-any-return]
+    total = values[each[1]] if after is None else after + values[each[1]]
+    for place in each[2:]:
+        total = total + values[place]
+    return total  # type: ignore[no-any-return]

@@ -91,7 +91,7 @@ def cold_share(nbytes: Any, cache_bytes: Any, warm_ratio: float, *, whole: bool 
     (1.0, 0.625)
     """
     if whole:
-        cold = np.clip((nbytes / np.maximum(cache_bytes, 1.0) - 1.0) / RESIDENCY_RAMP, 0.0, 1.0)
+        cold = clipped((nbytes / np.maximum(cache_bytes, 1.0) - 1.0) / RESIDENCY_RAMP, 0.0, 1.0)
     else:
         fits = cache_bytes / np.maximum(nbytes, 1.0)
         fits = fits * fits

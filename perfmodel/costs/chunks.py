@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from perfmodel.arrays import Floats, as_floats, common_shape
+from perfmodel.recording import Recorded
 
 CHUNK = 8192
 """Elements that are computed at once."""
@@ -37,11 +38,12 @@ def in_chunks(core: Callable[..., Any], arguments: Mapping[str, Any], *, planes:
     arrays = {name: value for name, value in converted.items() if value.ndim}
     constants = {name: float(value) for name, value in converted.items() if not value.ndim}
     if not arrays:
-        return np.asarray(core(**constants)).reshape(())[()]
+        return as_floats(core(**constants)).reshape(())[()]
     shape = common_shape(*(value.shape for value in arrays.values()))
     most = max(CHUNK // planes, 1)
-    if len(shape) == 1 and shape[0] <= most:
-        found = np.asarray(core(**constants, **arrays))
+    # What is recorded is few plans of many operators, and goes through the same calls whatever their number.
+    if len(shape) == 1 and (shape[0] <= most or any(isinstance(value, Recorded) for value in arrays.values())):
+        found = as_floats(core(**constants, **arrays))
         return found if found.shape == shape else np.broadcast_to(found, shape).copy()
     out = np.empty(shape)
     operands: Any = [*arrays.values(), out]

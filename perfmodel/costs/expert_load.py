@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from perfmodel.arrays import Array, Floats, as_floats, clipped
+from perfmodel.arrays import Array, Floats, as_floats, clipped, common_shape, summed
 from perfmodel.costs.routing import imbalance_of, normal_quantile, power_law_of
 
 EDGES = np.array([0.0, 0.2, 0.4, 0.6, 0.77, 0.89, 0.965, 1.0])
@@ -13,14 +13,6 @@ EDGES = np.array([0.0, 0.2, 0.4, 0.6, 0.77, 0.89, 0.965, 1.0])
 
 _SHARES = np.diff(EDGES)
 _MIDDLES = 0.5 * (EDGES[1:] + EDGES[:-1])
-
-
-def _sum_of_products(first: Array, second: Array) -> Array:
-    """Sum over the first axis, always in its order: NumPy's own sums round differently for one plan and for many."""
-    total = first[0] * second[0]
-    for a, b in zip(first[1:], second[1:], strict=True):
-        total = total + a * b
-    return np.asarray(total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +37,23 @@ class ExpertLoad:
     group_rows: Array
     group_experts: Array
 
-    def tiles(self, height: float) -> Array:
+    def tiles(self, height: Floats) -> Array:
         """Count row tiles: every expert's rows are padded to whole tiles.
 
         Parameters
         ----------
-        height : float
-            Rows of one tile.
+        height : float or array
+            Rows of one tile; several lie along a first axis.
 
         Returns
         -------
         numpy.ndarray
             Tiles.
         """
+        inverse = 1.0 / as_floats(height)
         # An expert counts as whole rows; 1e-9 keeps an exact multiple from spilling over.
-        whole = np.ceil(self.group_rows * (1.0 / height) - 1e-9)
-        return _sum_of_products(self.group_experts, np.maximum(whole, 1.0))
+        whole = np.ceil(self.group_rows * (inverse[:, None] if inverse.ndim else inverse) - 1e-9)
+        return summed(self.group_experts * np.maximum(whole, 1.0), axis=1 if inverse.ndim else 0)
 
 
 def expert_load(
@@ -104,8 +97,9 @@ def expert_load(
     >>> float(load.rows), float(load.active), float(load.tiles(16))
     (128.0, 32.0, 32.0)
     """
-    given = (tokens, experts, topk, expert_ranks, skew)
-    t, e, k, ranks, a = np.broadcast_arrays(*(as_floats(x) for x in given))
+    given = [as_floats(x) for x in (tokens, experts, topk, expert_ranks, skew)]
+    shape = common_shape(*(x.shape for x in given))
+    t, e, k, ranks, a = (x if x.shape == shape else np.broadcast_to(x, shape) for x in given)
     chance = np.asarray(random, dtype=bool)
     powered = (a > 0.0) & ~chance
     local, mean, picks = e / ranks, t * k / e, t * k
@@ -115,14 +109,15 @@ def expert_load(
     law = power_law_of(t, e, k, a)
     first, last = law.smallest * law.low, law.largest * law.high
     inner = ((law.high - law.low) * EDGES[1:-1].reshape(row) + law.low) ** (1.0 / law.exponent + 1.0)
-    bins = np.diff(np.concatenate([first[None], inner, last[None]]), axis=0) / shares
+    edges = np.concatenate([first[None], inner, last[None]])
+    bins = (edges[1:] - edges[:-1]) / shares
     bins *= mean / (last - first)
     if chance.any():  # a rare branch that costs time, not a different formula
         spread = np.sqrt(mean * np.maximum(1.0 - k / e, 0.0))
         normal = np.maximum(mean + spread * normal_quantile(_MIDDLES.reshape(row)), 0.0)
         bins = np.where(chance, normal, bins)
     bins = np.where(a + chance > 0.0, bins, mean)
-    surplus = _sum_of_products(np.maximum(bins - t, 0.0), shares)
+    surplus = summed(np.maximum(bins - t, 0.0) * shares)
     bins = np.minimum(bins + surplus, t)
     # The busiest rank: one expert takes the surplus as far as it can, the others share the rest.
     rows = np.minimum(mean * local * imbalance_of(t, e, k, ranks, a, chance, law), t * np.minimum(k, local))
@@ -140,8 +135,8 @@ def expert_load(
     # Half a row and more is a row; what is left of a power law's rest is dealt out in single rows.
     bins_experts = members * shares * ((bins >= 0.5) | ~powered)
     bins = np.maximum(bins, 1.0)
-    used = _sum_of_products(bins_experts, np.ones_like(shares)) + heavy
-    left = rows - top - _sum_of_products(bins_experts, bins)
+    used = summed(bins_experts) + heavy
+    left = rows - top - summed(bins_experts * bins)
     ones = np.where(powered, clipped(left, 0.0, np.maximum(local - used, 0.0)), 0.0)
     active = np.maximum(np.minimum(used + ones, local), np.minimum(1.0, rows))
     # Tokens on the rank: a pick lands there with the rank's share of all picks.
@@ -152,5 +147,5 @@ def expert_load(
         np.minimum(active, rows),
         np.where(a + chance > 0.0, scattered, np.minimum(t, rows)),
         np.concatenate([bins, np.maximum(top, 1.0)[None], np.ones_like(top)[None]]),
-        np.concatenate([bins_experts, heavy[None], (active - used)[None].clip(0.0)]),
+        np.concatenate([bins_experts, heavy[None], np.maximum(active - used, 0.0)[None]]),
     )

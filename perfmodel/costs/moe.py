@@ -1,18 +1,16 @@
 """Seconds of the routed experts of a layer on its busiest rank: routing, grouped products, activation, permutation."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from perfmodel.arrays import Floats, as_floats
+from perfmodel.arrays import Floats
+from perfmodel.costs.chunks import in_chunks
 from perfmodel.costs.expert_load import expert_load
 from perfmodel.costs.moe_tiles import MENUS, product_time, tile_choice
 from perfmodel.costs.registry import Coefficient, formula
 from perfmodel.errors import UnknownNameError
-
-CHUNK = 8192
-"""Elements evaluated together: more of them would leave the processor's cache."""
 
 RESIDENT_SPEED = 4.0
 """How much faster weights come from the last-level cache than from memory, at least."""
@@ -44,14 +42,15 @@ def _layer(tiles: str, remote_rows: str, cached_passes: bool, n: Mapping[str, An
     t, h, k, e = n["tokens"], n["hidden"], n["topk"], n["experts"]
     width = n["intermediate"] / n["tensor_ranks"]
     matrices = 2.0 + n["gated"]
-    load = expert_load(t, e, k, n["expert_ranks"], n["skew"], random=n["random"])
+    load = expert_load(t, e, k, n["expert_ranks"], n["skew"], random=n["random"] != 0.0)
     touched = {"skipped": load.rows, "joined": load.tokens * k}.get(remote_rows, t * k)
     touched = np.maximum(touched, load.rows)
     multiplied = load.rows if remote_rows == "passed" else touched
-    counts = {height: load.tiles(height) + (multiplied - load.rows) / height for height in {x.rows for x in menu.tiles}}
+    heights = menu.columns(np.ndim(load.rows))[0]
+    counts = load.tiles(heights) + (multiplied - load.rows) / heights
     weights = load.active * matrices * h * width * n["weight_bytes"]
     kept = n["cache_share"] * n["cache_bytes"] / np.maximum(weights, 1.0)
-    kept = np.where(n["warm"], kept, 0.0) ** 2
+    kept = np.where(n["warm"] != 0.0, kept, 0.0) ** 2
     missed = 1.0 / (1.0 + kept * kept)
     cold = missed + (1.0 - missed) / RESIDENT_SPEED
     rate = n["bandwidth_efficiency"] * n["memory_bandwidth"]
@@ -72,14 +71,6 @@ def _layer(tiles: str, remote_rows: str, cached_passes: bool, n: Mapping[str, An
     time = time + passes / (n["pass_efficiency"] * n["memory_bandwidth"])
     compute_s = 2.0 * matrices * load.rows * h * width / n["peak_flops"]
     return np.where(t > 0.0, np.maximum(time, compute_s), 0.0)
-
-
-def _chunks(arguments: Mapping[str, Any]) -> Iterator[tuple[slice, dict[str, Any]]]:
-    """Split flattened arguments of one length into slices that fit the cache, leaving scalars alone."""
-    length = max((v.size for v in arguments.values()), default=1)
-    for start in range(0, length, CHUNK):
-        part = slice(start, start + CHUNK)
-        yield part, {name: v[part] if v.ndim else v for name, v in arguments.items()}
 
 
 @formula(
@@ -260,14 +251,4 @@ def experts_grouped(
         "pass_efficiency": pass_efficiency,
         "cache_share": cache_share,
     }
-    arguments = {name: as_floats(value) for name, value in given.items()}
-    for name in ("random", "warm"):
-        arguments[name] = arguments[name] != 0.0
-    shape = np.broadcast_shapes(*(v.shape for v in arguments.values()))
-    if int(np.prod(shape)) <= CHUNK:
-        return np.broadcast_to(_layer(tiles, remote_rows, cached_passes, arguments), shape)[()]
-    flat = {name: np.broadcast_to(v, shape).reshape(-1) if v.ndim else v for name, v in arguments.items()}
-    out = np.empty(int(np.prod(shape)))
-    for part, some in _chunks(flat):
-        out[part] = _layer(tiles, remote_rows, cached_passes, some)
-    return out.reshape(shape)
+    return in_chunks(lambda **n: _layer(tiles, remote_rows, cached_passes, n), given)

@@ -49,6 +49,27 @@ class Menu(NamedTuple):
     height: int
     choice: str = "fastest"
 
+    def columns(self, dimensions: int) -> tuple[Any, ...]:
+        """Rows, columns, depths and residents of all tiles, along the first axis.
+
+        Parameters
+        ----------
+        dimensions : int
+            Axes of the arrays that follow.
+
+        Returns
+        -------
+        tuple of numpy.ndarray
+            One array for each field of `Tile`.
+        """
+        shape = (-1, *(1,) * dimensions)
+        return tuple(np.array(values, dtype=np.float64).reshape(shape) for values in zip(*self.tiles, strict=True))
+
+    @property
+    def shares_cores(self) -> bool:
+        """Whether several tiles of a kind run on one core."""
+        return any(tile.resident > 1 for tile in self.tiles)
+
 
 def _ladder(top: int) -> tuple[Tile, ...]:
     return tuple(Tile(rows, 128, 128) for rows in (8, 16, 32, 64, 128, 256) if rows <= top)
@@ -73,11 +94,11 @@ configuration, and one fixed tile."""
 
 def product_time(
     load: ExpertLoad,
-    tiles: Mapping[int, Any],
+    tiles: Any,
     columns: Any,
     depth: Any,
     memory_s: Any,
-    chosen: Mapping[int, Any],
+    chosen: Any,
     menu: Menu,
     n: Mapping[str, Any],
 ) -> Any:
@@ -87,14 +108,14 @@ def product_time(
     ----------
     load : ExpertLoad
         Rows of the rank's experts.
-    tiles : mapping
-        Row tiles by tile height.
+    tiles : array
+        Row tiles; the first axis is that of the menu's tiles.
     columns, depth : array
         Output features, and length of the inner products.
     memory_s : array
         Time of the product's bytes [s].
-    chosen : mapping
-        Where each tile height is used; empty if the fastest is.
+    chosen : array or None
+        Where each tile is used; None if the fastest is.
     menu : Menu
         Tiles of the kernel family.
     n : mapping
@@ -105,29 +126,28 @@ def product_time(
     numpy.ndarray
         Time [s].
     """
-    best: Any = np.inf
+    rows, wide, deep, resident = menu.columns(load.rows.ndim)
     filled = np.maximum(load.rows / np.maximum(load.active, 1e-300), 1.0)
-    for tile in menu.tiles:
-        waves = tiles[tile.rows] * np.ceil(columns / tile.columns) / n["cores"]
-        arithmetic = 2.0 * max(tile.rows, menu.height) * tile.columns * n["cores"]
-        per_depth = arithmetic / (n["flops_efficiency"] * n["peak_flops"])
-        operands = np.minimum(tile.rows, filled) * n["activation_bytes"] + tile.columns * n["weight_bytes"]
-        busy_s = depth * np.maximum(per_depth, operands / n["fill_rate"])
-        latency_s = np.ceil(depth / tile.depth) * n["step_s"]
-        rounds = waves / tile.resident
-        rounds = (1.0 - WAVE_SOFTNESS) * np.ceil(rounds - 1e-9) + WAVE_SOFTNESS * np.maximum(rounds, 1.0)
-        time = rounds * (n["tile_s"] + np.maximum(busy_s, latency_s))
-        if tile.resident > 1:
-            time = np.maximum(time, waves * busy_s)
-        best = np.minimum(best, np.where(chosen[tile.rows], time, np.inf) if chosen else time)
+    waves = tiles * np.ceil(columns / wide) / n["cores"]
+    arithmetic = 2.0 * np.maximum(rows, menu.height) * wide * n["cores"]
+    per_depth = arithmetic / (n["flops_efficiency"] * n["peak_flops"])
+    operands = np.minimum(rows, filled) * n["activation_bytes"] + wide * n["weight_bytes"]
+    busy_s = depth * np.maximum(per_depth, operands / n["fill_rate"])
+    latency_s = np.ceil(depth / deep) * n["step_s"]
+    rounds = waves / resident
+    rounds = (1.0 - WAVE_SOFTNESS) * np.ceil(rounds - 1e-9) + WAVE_SOFTNESS * np.maximum(rounds, 1.0)
+    time = rounds * (n["tile_s"] + np.maximum(busy_s, latency_s))
+    if menu.shares_cores:
+        time = np.maximum(time, np.where(resident > 1, waves * busy_s, 0.0))
+    best = (time if chosen is None else np.where(chosen, time, np.inf)).min(axis=0)
     p = n["overlap"]
     larger = np.maximum(best, memory_s)
     ratio = np.minimum(best, memory_s) / np.maximum(larger, 1e-300)
     return larger * (1.0 + ratio**p) ** (1.0 / p)
 
 
-def tile_choice(menu: Menu, tokens: Any, local: Any, topk: Any) -> dict[int, Any]:
-    """Masks of where a kernel family uses which tile height.
+def tile_choice(menu: Menu, tokens: Any, local: Any, topk: Any) -> Any:
+    """Masks of where a kernel family uses which tile.
 
     Parameters
     ----------
@@ -138,16 +158,15 @@ def tile_choice(menu: Menu, tokens: Any, local: Any, topk: Any) -> dict[int, Any
 
     Returns
     -------
-    dict
-        Tile height -> mask; empty if the family always runs its fastest tile.
+    array or None
+        One mask for each tile, along the first axis; None if the family always runs its fastest tile.
     """
-    heights = [tile.rows for tile in menu.tiles]
+    heights, *_ = menu.columns(np.ndim(tokens))
     if menu.choice == "average":
         # The mean is taken over the rank's own experts as if all picks were theirs, as the kernels' hosts do.
         mean = np.log2(np.maximum(tokens * topk / local, 1.0))
-        pick = clipped(2.0 ** np.ceil(mean - 1e-9), heights[0], heights[-1])
-        return {height: pick == height for height in heights}
+        return heights == clipped(2.0 ** np.ceil(mean - 1e-9), menu.tiles[0].rows, menu.tiles[-1].rows)
     if menu.choice == "tokens":
-        few = tokens <= local
-        return {heights[0]: few, heights[1]: ~few}
-    return {}
+        small = heights == menu.tiles[0].rows
+        return small == (tokens <= local)
+    return None

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from perfmodel.arrays import Array, Floats, as_floats
+from perfmodel.arrays import Array, Floats, as_floats, stacked
 from perfmodel.costs.registry import Coefficient, formula
 
 SOURCE = "NVIDIA NCCL at 5067397, src/graph/tuning.cc: latencies and bandwidths from which the library chooses"
@@ -311,5 +311,5 @@ def nccl_model(
         host_cpu=host_cpu,
         link_efficiency=link_efficiency,
     )
-    best = np.minimum.reduce(np.broadcast_arrays(*table.values()))
+    best = stacked(list(table.values())).min(axis=0)
     return np.where(as_floats(ranks) > 1.0, best, 0.0)[()]

@@ -103,7 +103,7 @@ def power_law_of(tokens: Any, experts: Any, topk: Any, skew: Any) -> PowerLaw:
     """
     # The moments have poles at exponents 1, 2, 3 and 4; a nudge of 0.001 is far below what can be measured.
     a = np.where(skew > 0.0, skew, 1.01)
-    a = np.where(np.abs(a - np.round(a)) < 1e-3, np.round(a) + 1e-3, a)
+    a = np.where(np.abs(a - np.rint(a)) < 1e-3, np.rint(a) + 1e-3, a)
     many = tokens * topk > experts
     smallest = np.where(many, 1.0, 0.01)
     largest = np.where(many, np.maximum(0.8 * tokens, 1.001), 2.0)

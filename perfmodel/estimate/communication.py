@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from perfmodel.arrays import Floats, as_floats
+from perfmodel.arrays import Floats, as_floats, stacked
 from perfmodel.costs.collectives import point_to_point
 from perfmodel.costs.expert_traffic import node_limited_exchange
 from perfmodel.estimate.algorithms import Candidate, candidates
@@ -64,19 +64,16 @@ def time_collective(op: Collective, target: Target, grid: PlanGrid, group: RankG
             bound = np.where(whole, np.minimum(bound, _exchange_bound(op.exchange, payload, links)), bound)
     best, choice = fastest(found)
     quiet = payload <= 0
-    first = found[int(np.ravel(choice)[0])]
     return OperatorTime(
         seconds=op.count * np.where(quiet, 0.0, best),
         compute_s=0.0,
         memory_s=0.0,
         network_s=op.count * np.where(quiet, 0.0, np.minimum(bound, best)),
-        formula=first.name,
-        basis=first.basis,
-        source=first.source,
-        count=op.count,
         algorithms=tuple(c.name for c in found),
         bases=tuple(c.basis for c in found),
+        sources=tuple(c.source for c in found),
         calls=tuple(c.call for c in found),
+        count=op.count,
         choice=choice,
     )
 
@@ -96,7 +93,7 @@ def fastest(found: list[Candidate]) -> tuple[Floats, Floats]:
     """
     if len(found) == 1:
         return found[0].seconds, as_floats(0.0)
-    times = np.stack(np.broadcast_arrays(*(as_floats(c.seconds) for c in found)))
+    times = stacked([c.seconds for c in found])
     return times.min(axis=0), as_floats(times.argmin(axis=0))
 
 

@@ -1,7 +1,7 @@
 """Compiled model: its operators on one target, and what the time of each depends on (no seconds)."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -14,11 +14,13 @@ from perfmodel.estimate.quantisers import with_quantisers
 from perfmodel.estimate.target import Target
 from perfmodel.layers.base import Layer, Shard, Step, activation_bytes
 from perfmodel.layers.merging import kind_of, sizes_of
-from perfmodel.layers.operators import Collective, Operator
+from perfmodel.layers.moe import SHARED
+from perfmodel.layers.operators import Collective, Experts, Operator
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import PlanGrid
 from perfmodel.parallel.groups import rank_group
+from perfmodel.recording import Programs
 
 KNOBS = ("tp", "pp", "dp", "cp", "ep", "moe_tp")
 """What of a plan a step can depend on."""
@@ -41,12 +43,18 @@ class Entry:
         How often its layer occurs in the model.
     kind : tuple
         What it has in common with the operators that it is timed with.
+    routed : bool
+        Whether it is the routed experts of a layer.
+    beside : bool
+        Whether it may run beside them: what the shared experts compute.
     """
 
     layer: int
     position: int
     repeat: float
     kind: tuple[Any, ...]
+    routed: bool = False
+    beside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +89,8 @@ class Compiled:
         Every distinct layer of the model with how often it occurs.
     decode, prefill : tuple of Term
         Operators of either step.
+    programs : dict
+        What was recorded of its steps, see `perfmodel.recording`.
     """
 
     model: ModelSpec
@@ -89,6 +99,28 @@ class Compiled:
     layers: tuple[tuple[Layer, float], ...]
     decode: tuple[Term, ...]
     prefill: tuple[Term, ...]
+    programs: Programs = field(default_factory=dict)
+
+    def kinds(self, decode: bool) -> Mapping[tuple[Any, ...], tuple[tuple[int, tuple[Entry, ...]], ...]]:
+        """Operators that are timed together.
+
+        Parameters
+        ----------
+        decode : bool
+            Which step.
+
+        Returns
+        -------
+        mapping
+            Kind -> for every term with operators of that kind, its position and those operators. Kinds come in the same
+            order in both steps, so that no sum over them depends on which steps are timed.
+        """
+        both = (entry.kind for terms in (self.decode, self.prefill) for term in terms for entry in term.entries)
+        found: dict[tuple[Any, ...], dict[int, list[Entry]]] = {kind: {} for kind in both}
+        for number, term in enumerate(self.decode if decode else self.prefill):
+            for entry in term.entries:
+                found[entry.kind].setdefault(number, []).append(entry)
+        return {kind: tuple((t, tuple(entries)) for t, entries in terms.items()) for kind, terms in found.items()}
 
     def operators(self, layer: int, step: Step, grid: PlanGrid) -> tuple[Operator, ...]:
         """List what one device does in one of the layers, or to hand its activations to the next stage.
@@ -220,6 +252,8 @@ def _terms(bare: Compiled, decode: bool) -> Iterator[Term]:
                 sizes = [*sizes, group.ranks, group.stride, group.world, time_collective(op, bare.target, grid).seconds]
             shape = np.broadcast_shapes((1,) * axes, *(np.shape(size) for size in sizes))
             depends = tuple(name for name, extent in zip((*KNOBS, *LENGTHS), shape, strict=True) if extent > 1)
-            found.setdefault(depends, []).append(Entry(layer, position, repeat, kind_of(op)))
+            routed = isinstance(op, Experts)
+            beside = decode and not isinstance(op, Collective) and op.name.startswith(SHARED)
+            found.setdefault(depends, []).append(Entry(layer, position, repeat, kind_of(op), routed, beside))
     for depends, entries in found.items():
         yield Term(depends, tuple(entries))

@@ -6,21 +6,22 @@ from typing import Any
 
 import numpy as np
 
-from perfmodel.arrays import Array, as_floats
+from perfmodel.arrays import Array, as_floats, in_rows, summed
 from perfmodel.estimate.communication import time_collective
 from perfmodel.estimate.compiled import KNOBS, LENGTHS, Compiled, Entry, Term
-from perfmodel.estimate.operator_time import OperatorTime
+from perfmodel.estimate.operator_time import OperatorTime, binding
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.timing import time_operator
+from perfmodel.hardware.kernels import Basis
 from perfmodel.layers.base import Step
 from perfmodel.layers.merging import chained, merge
-from perfmodel.layers.moe import SHARED
-from perfmodel.layers.operators import Attention, Collective, Experts, Operator
-from perfmodel.parallel.distinct import FEW, Distinct
+from perfmodel.layers.operators import Attention, Collective, Operator
+from perfmodel.parallel.distinct import Distinct
 from perfmodel.parallel.grid import PlanGrid
 from perfmodel.parallel.groups import RankGroup, rank_group
+from perfmodel.recording import FEW
 
-BASES = ("measured", "default", "datasheet")
+BASES: tuple[Basis, ...] = ("measured", "default", "datasheet")
 """What the time of an operator can rest on."""
 
 SUMS = (
@@ -30,16 +31,16 @@ SUMS = (
     "charged to compute",
     "charged to memory",
     "charged to latency",
+    *BASES,
     "exact compute",
     "exact memory",
     "exact network",
-    *BASES,
 )
-"""What is summed over operators: times (of attention among them), what binds those of the device, exact bounds, and
-what times rest on."""
+"""What is summed over operators: times (of attention among them), what binds those of the device, what times rest on,
+and exact bounds."""
 
 _ROW = {name: row for row, name in enumerate(SUMS)}
-_HIDDEN = [row for name, row in _ROW.items() if not name.startswith("exact")]
+_TIMES = len(SUMS) - 3  # rows before the bounds, from which what is hidden is taken
 
 
 class StepWork:
@@ -51,40 +52,35 @@ class StepWork:
         The model on its target.
     decode : bool
         Which of the two.
-    steps : sequence of Distinct
-        Rows of knobs and lengths that differ, for each of the steps.
+    columns : mapping
+        Knobs and lengths of all steps, one after the other.
     together : bool
         Build every operator for all rows, also where it does not depend on all of their columns.
 
     Attributes
     ----------
     size : int
-        Rows of all steps, one after the other.
+        Rows of all steps.
     operators : list
         For every term, its layers' operators.
     times : dict
         Layer and position -> time of that operator, where operators were timed apart.
     """
 
-    def __init__(self, compiled: Compiled, decode: bool, steps: Sequence[Distinct], *, together: bool) -> None:
+    def __init__(self, compiled: Compiled, decode: bool, columns: Mapping[str, Array], *, together: bool) -> None:
         self.compiled, self.decode = compiled, decode
         self.terms = compiled.decode if decode else compiled.prefill
-        lengths = [step.rows for step in steps]
-        columns = {
-            name: as_floats(chained([step.columns[name] for step in steps], lengths)) for name in (*KNOBS, *LENGTHS)
-        }
-        self.size = sum(lengths)
+        self.size = next(iter(columns.values())).size
         self.whole = Distinct(columns, np.arange(self.size))
-        together = together or self.size <= FEW
         self.rows = [self.whole if together else self.whole.over(term.depends) for term in self.terms]
         built = [self._build(self.terms, self.whole)] * len(self.terms) if together else []
         built = built or [self._build((term,), found) for term, found in zip(self.terms, self.rows, strict=True)]
         self.grids = [grid for grid, _ in built]
         self.operators = [operators for _, operators in built]
         self.times: dict[tuple[int, int], OperatorTime] = {}
-        self._sums = [np.zeros((len(SUMS), found.rows)) for found in self.rows]
-        self._beside: dict[Entry, tuple[int, Array]] = {}
-        self._routed: dict[int, tuple[int, Array]] = {}
+        self._sums: dict[int, Array] = {}
+        self._beside: dict[Entry, Array] = {}
+        self._routed: dict[int, Array] = {}
 
     def _build(self, terms: Sequence[Term], found: Distinct) -> tuple[PlanGrid, dict[int, tuple[Operator, ...]]]:
         columns: dict[str, Array] = dict.fromkeys((*KNOBS, *LENGTHS), as_floats(1.0)) | dict(found.columns)
@@ -110,29 +106,28 @@ class StepWork:
         """
         return self.operators[term][entry.layer][entry.position]
 
-    def add(self, term: int, entry: Entry, part: Array, repeated: Array) -> None:
-        """Add what all occurrences of one operator contribute.
+    def add(self, term: int, entries: Sequence[Entry], parts: Array) -> None:
+        """Add what all occurrences of some operators contribute.
 
         Parameters
         ----------
         term : int
-            Position of its term.
-        entry : Entry
-            Which of the term's operators.
-        part : numpy.ndarray
-            What one occurrence adds to each of `SUMS`, over the rows of the term [s].
-        repeated : numpy.ndarray
-            What all occurrences add [s].
+            Position of their term.
+        entries : sequence of Entry
+            Operators of the term.
+        parts : numpy.ndarray
+            What one occurrence adds to each of `SUMS`: of shape (sums, operators, rows of the term) [s].
         """
-        self._sums[term] += repeated
-        op = self.operator(term, entry)
-        if isinstance(op, Experts):
-            self._routed[entry.layer] = term, part
-        elif self.decode and op.name.startswith(SHARED) and not isinstance(op, Collective):
-            self._beside[entry] = term, part
+        for i, entry in enumerate(entries):
+            if entry.routed:
+                self._routed[entry.layer] = self._over_rows(term, parts[:, i])
+            elif entry.beside:
+                self._beside[entry] = self._over_rows(term, parts[:, i])
+        repeated = parts * np.array([[entry.repeat] for entry in entries])
+        self._sums[term] = summed(repeated, axis=1, after=self._sums.get(term))
 
     def _over_rows(self, term: int, part: Array) -> Array:
-        """What an operator contributes, over all rows and not only those of its term."""
+        """What operators of a term contribute, over all rows and not only those of the term."""
         found = self.rows[term]
         return part if found is self.whole else part[:, found.where]
 
@@ -146,18 +141,18 @@ class StepWork:
         Returns
         -------
         numpy.ndarray
-            Part of each of `SUMS`, of every row [s].
+            Part of each of `SUMS` but the bounds, of every row [s].
         """
-        out = np.zeros((len(SUMS), self.size))
-        for layer in {entry.layer for entry in self._beside} & set(self._routed):
-            beside = {e: self._over_rows(*held) for e, held in self._beside.items() if e.layer == layer}
-            routed_s = self._over_rows(*self._routed[layer])[_ROW["device"]]
+        out = np.zeros((_TIMES, self.size))
+        for layer in dict.fromkeys(entry.layer for entry in self._beside if entry.layer in self._routed):
+            beside = {entry: part for entry, part in self._beside.items() if entry.layer == layer}
+            routed_s = self._routed[layer][_ROW["device"]]
             whole = sum(part[_ROW["device"]] for part in beside.values())
             work = sum(np.maximum(part[_ROW["exact compute"]], part[_ROW["exact memory"]]) for part in beside.values())
             seen = np.maximum(np.minimum(work, whole), whole - routed_s)
             share = np.where(whole > 0, 1.0 - seen / np.where(whole > 0, whole, 1.0), 0.0)
             for entry, part in beside.items():
-                out[_HIDDEN] += entry.repeat * share * part[_HIDDEN]
+                out = out + (entry.repeat * share) * part[:_TIMES]
         return out
 
     def total(self) -> Mapping[str, Array]:
@@ -168,12 +163,15 @@ class StepWork:
         mapping
             Name of `SUMS` -> seconds of every row, and hidden -> what of the device's is left out of them [s].
         """
-        total = np.zeros((len(SUMS), self.size))
-        for sums, found in zip(self._sums, self.rows, strict=True):
-            total += sums if found is self.whole else sums[:, found.where]
-        hidden = self.hidden() if self._beside else np.zeros((len(SUMS), 1))
-        total -= hidden
-        return dict(zip(SUMS, total, strict=True)) | {"hidden": hidden[_ROW["device"]]}
+        total: Array = np.zeros((len(SUMS), self.size))
+        for term in range(len(self.terms)):
+            if term in self._sums:
+                total = total + self._over_rows(term, self._sums[term])
+        if not self._beside:
+            return dict(zip(SUMS, total, strict=True)) | {"hidden": np.zeros(self.size)}
+        hidden = self.hidden()
+        sums = dict(zip(SUMS[:_TIMES], total[:_TIMES] - hidden, strict=True))
+        return sums | dict(zip(SUMS[_TIMES:], total[_TIMES:], strict=True)) | {"hidden": hidden[_ROW["device"]]}
 
 
 def _plans_of(columns: Mapping[str, Array]) -> PlanGrid:
@@ -182,7 +180,7 @@ def _plans_of(columns: Mapping[str, Array]) -> PlanGrid:
 
 
 def time_works(works: Sequence[StepWork], target: Target, *, apart: bool) -> None:
-    """Time all operators of some steps, those alike in one call, and add their times up term by term.
+    """Time all operators of some steps, those alike in one call, and add their times up.
 
     Parameters
     ----------
@@ -193,39 +191,54 @@ def time_works(works: Sequence[StepWork], target: Target, *, apart: bool) -> Non
     apart : bool
         Time operators one by one and keep their times.
     """
-    kinds: dict[Any, list[tuple[StepWork, int, Entry]]] = {}
+    kinds: dict[Any, list[tuple[StepWork, int, tuple[Entry, ...]]]] = {}
     for work in works:
-        for term, each in enumerate(work.terms):
-            for entry in each.entries:
-                if not apart and _idle(work.operator(term, entry)):
-                    continue  # nobody has anything to send
-                kind = (id(work), entry.layer, entry.position) if apart else entry.kind
-                kinds.setdefault(kind, []).append((work, term, entry))
-    parts: dict[tuple[int, int, int, int], tuple[Array, Array]] = {}
-    for members in kinds.values():
-        lengths = [work.rows[term].rows for work, term, _ in members]
-        ops = [work.operator(term, entry) for work, term, entry in members]
-        time = _time(ops, [work.grids[term] for work, term, _ in members], lengths, target)
-        found = _parts(ops[0], time, sum(lengths))
-        repeated = found * np.repeat([entry.repeat for _, _, entry in members], lengths)
-        start = 0
-        for (work, term, entry), length in zip(members, lengths, strict=True):
-            end = start + length
-            parts[id(work), term, entry.layer, entry.position] = found[:, start:end], repeated[:, start:end]
-            start = end
+        for kind, terms in work.compiled.kinds(work.decode).items():
+            for term, entries in terms:
+                if apart:
+                    for entry in entries:
+                        kinds[id(work), entry.layer, entry.position] = [(work, term, (entry,))]
+                    continue
+                busy = entries if work.size <= FEW else tuple(e for e in entries if not _idle(work.operator(term, e)))
+                if busy:
+                    kinds.setdefault(kind, []).append((work, term, busy))
+    # Few rows of all kinds go through the sums together; many, a kind at a time, which takes less memory.
+    few = not apart and all(work.size <= FEW for work in works)
+    for batch in [list(kinds.values())] if few else [[members] for members in kinds.values()]:
+        _add(batch, target, apart=apart)
+
+
+def _add(kinds: Sequence[Sequence[tuple[StepWork, int, tuple[Entry, ...]]]], target: Target, *, apart: bool) -> None:
+    """Time some kinds of operators, and add every one to the sums of its step."""
+    first, times, sizes = [], [], []
+    places: dict[tuple[int, int], tuple[StepWork, list[Entry], list[tuple[int, int]]]] = {}
+    end = 0
+    for members in kinds:
+        each = [(work, term, entry) for work, term, entries in members for entry in entries]
+        lengths = [work.rows[term].rows for work, term, _ in each]
+        ops = [work.operator(term, entry) for work, term, entry in each]
+        first.append(ops[0])
+        times.append(_time(ops, [work.grids[term] for work, term, _ in each], lengths, target))
+        sizes.append(sum(lengths))
+        for work, term, entries in members:
+            start, end = end, end + len(entries) * work.rows[term].rows
+            _, of, ranges = places.setdefault((id(work), term), (work, [], []))
+            of.extend(entries)
+            ranges.append((start, end))
             if apart:
-                work.times[entry.layer, entry.position] = time
-    # In the order of the operators and not of their kinds, so that no sum depends on what else is timed.
-    for work in works:
-        for term, each in enumerate(work.terms):
-            for entry in each.entries:
-                found_of = parts.get((id(work), term, entry.layer, entry.position))
-                if found_of is not None:
-                    work.add(term, entry, *found_of)
+                work.times[entries[0].layer, entries[0].position] = times[-1]
+    parts = _parts(first, times, sizes)
+    for (_, term), (work, found, ranges) in places.items():
+        shape = (len(found), work.rows[term].rows)
+        if len(ranges) == 1:
+            work.add(term, found, parts[:, slice(*ranges[0])].reshape((len(SUMS), *shape)))
+        else:
+            work.add(term, found, parts[:, np.concatenate([np.arange(*span) for span in ranges]).reshape(shape)])
 
 
 def _idle(op: Operator) -> bool:
-    return isinstance(op, Collective) and not np.count_nonzero(as_floats(op.payload) * op.count)
+    """Whether nobody has anything to send, so that a long column need not be timed."""
+    return isinstance(op, Collective) and not np.any(as_floats(op.payload) * op.count)
 
 
 def _time(ops: Sequence[Operator], grids: Sequence[PlanGrid], lengths: Sequence[int], target: Target) -> OperatorTime:
@@ -241,23 +254,37 @@ def _time(ops: Sequence[Operator], grids: Sequence[PlanGrid], lengths: Sequence[
     return time_collective(op, target, grid, group)
 
 
-def _parts(op: Operator, time: OperatorTime, size: int) -> Array:
-    """What one operator adds to each of `SUMS`."""
-    out = np.zeros((len(SUMS), size))
-    network = isinstance(op, Collective)
-    if isinstance(op, Attention):
-        out[_ROW["attention"]] = time.seconds
-    out[_ROW["network" if network else "device"]] = time.seconds
-    if not network:
-        bound = time.bound()
-        for name, resource in (("compute", 0), ("memory", 1), ("latency", 3)):
-            out[_ROW[f"charged to {name}"]] = np.where(bound == resource, time.seconds, 0.0)
-    for name in ("compute", "memory", "network"):
-        out[_ROW[f"exact {name}"]] = getattr(time, f"{name}_s")
-    bases = time.bases or (time.basis,)
-    if len(set(bases)) == 1:
-        out[_ROW[bases[0]]] = time.seconds
-        return out
-    for number, basis in enumerate(bases):
-        out[_ROW[basis]] += np.where(np.equal(time.choice, number), time.seconds, 0.0)
-    return out
+def _parts(ops: Sequence[Operator], times: Sequence[OperatorTime], sizes: Sequence[int]) -> Array:
+    """What operators of some kinds add to each of `SUMS`, the columns of all kinds one after the other."""
+    nothing = np.zeros(sum(sizes))
+
+    def column(values: Sequence[Any]) -> Array:
+        columns = [in_rows(value, size) for value, size in zip(values, sizes, strict=True)]
+        return columns[0] if len(columns) == 1 else np.concatenate(columns)
+
+    def where(wanted: Sequence[Any], values: Array) -> Array:
+        """Take the values of the kinds, or of the plans of a kind, that are wanted."""
+        if all(each is True for each in wanted):
+            return values
+        if all(each is False for each in wanted):
+            return nothing
+        return np.where(column(wanted) != 0.0, values, nothing)
+
+    seconds = column([time.seconds for time in times])
+    compute_s, memory_s = column([time.compute_s for time in times]), column([time.memory_s for time in times])
+    network_s = column([time.network_s for time in times])
+    network = [isinstance(op, Collective) for op in ops]
+    device_s = where([not each for each in network], seconds)
+    bound = binding(seconds, compute_s, memory_s, network_s, column([time.count for time in times]))
+    return np.concatenate(
+        [
+            device_s,
+            where([isinstance(op, Attention) for op in ops], seconds),
+            where(network, seconds),
+            *(np.where(bound == resource, device_s, nothing) for resource in (0, 1, 3)),
+            *(where([time.rests_on(basis) for time in times], seconds) for basis in BASES),
+            compute_s,
+            memory_s,
+            network_s,
+        ]
+    ).reshape((len(SUMS), len(nothing)))

@@ -1,7 +1,9 @@
 """Operator time: seconds of one operator over all plans, its bounds and what they rest on."""
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -30,36 +32,63 @@ class OperatorTime:
         Time of all occurrences in the layer [s].
     compute_s, memory_s, network_s : float or array
         Exact bounds: arithmetic at peak, compulsory bytes at full bandwidth, payload at full link rate [s].
-    formula : str
-        Registered formula.
-    basis : str
-        measured, default or datasheet.
-    source : str
+    algorithms : tuple of str
+        Registered formulas that were chosen from: the algorithms of a collective, the processors of a device.
+    bases : tuple of str
+        What the time of each of them rests on: measured, default or datasheet.
+    sources : tuple of str
         Whose coefficients: device, engine and kernel, or the architecture's defaults.
     count : float or array
         Occurrences in the layer.
-    algorithms : tuple of str
-        Registered formulas of the algorithms that a collective chose from.
     choice : float or array
-        Position among them of the one that each plan uses.
-    bases : tuple of str
-        What the time of each of them rests on; `basis` is that of the first plan's.
+        Position among the algorithms of the one that each plan uses.
     calls : tuple of Call or None
-        The calibration behind each of them and its sizes, so that a derivation can compare these with their ranges.
+        The calibration behind each algorithm and its sizes, so that a derivation can compare these with their ranges.
     """
 
     seconds: Floats
     compute_s: Floats
     memory_s: Floats
     network_s: Floats
-    formula: str
-    basis: Basis
-    source: str
+    algorithms: tuple[str, ...]
+    bases: tuple[Basis, ...]
+    sources: tuple[str, ...]
     count: Floats = 1.0
-    algorithms: tuple[str, ...] = ()
     choice: Floats = 0.0
-    bases: tuple[Basis, ...] = ()
     calls: tuple[Call | None, ...] = ()
+
+    @property
+    def first(self) -> int:
+        """Position among the algorithms of the one that the first plan uses."""
+        return int(np.ravel(self.choice)[0])
+
+    @property
+    def formula(self) -> str:
+        """Registered formula of the first plan."""
+        return self.algorithms[self.first]
+
+    @property
+    def source(self) -> str:
+        """Whose coefficients the first plan's time rests on."""
+        return self.sources[self.first]
+
+    def rests_on(self, basis: Basis) -> Any:
+        """Plans whose time rests on a basis.
+
+        Parameters
+        ----------
+        basis : str
+            measured, default or datasheet.
+
+        Returns
+        -------
+        bool or numpy.ndarray
+            True or False where all or none do, else a mask over the plans.
+        """
+        algorithms = [number for number, each in enumerate(self.bases) if each == basis]
+        if len(algorithms) in (0, len(self.bases)):
+            return bool(algorithms)
+        return reduce(operator.or_, (np.equal(self.choice, number) for number in algorithms))
 
     def formulas(self) -> tuple[str, ...]:
         """Registered formulas of the first plan: the algorithm, then what times the part inside a domain."""
@@ -67,9 +96,33 @@ class OperatorTime:
 
     def bound(self) -> Any:
         """Resource that binds: 0 compute, 1 memory, 2 network, 3 latency, an integer array over plans."""
-        compute_s, memory_s, seconds = map(as_floats, (self.compute_s, self.memory_s, self.seconds))
-        longest = np.maximum(np.maximum(compute_s, memory_s), self.network_s)
-        latency = (longest < LATENCY_SHARE * seconds) & (seconds <= LATENCY_S * as_floats(self.count))
-        latency = latency | (longest == 0.0)  # a wait
-        rate = np.where(compute_s == longest, 0, np.where(memory_s == longest, 1, 2))
-        return np.where(latency, 3, rate)
+        return binding(self.seconds, self.compute_s, self.memory_s, self.network_s, self.count)
+
+
+def binding(seconds: Floats, compute_s: Floats, memory_s: Floats, network_s: Floats, count: Floats) -> Any:
+    """Resource that binds operators.
+
+    Parameters
+    ----------
+    seconds : float or array
+        Their times [s].
+    compute_s, memory_s, network_s : float or array
+        Their exact bounds [s].
+    count : float or array
+        Occurrences that the time is of.
+
+    Returns
+    -------
+    int or array
+        0 compute, 1 memory, 2 network, 3 latency.
+
+    Examples
+    --------
+    >>> [int(binding(seconds, 8e-6, 2e-6, 0.0, 1.0)) for seconds in (9e-6, 4e-5, 4e-3)]
+    [0, 3, 0]
+    """
+    compute, longest = as_floats(compute_s), np.maximum(np.maximum(compute_s, memory_s), network_s)
+    latency = (longest < LATENCY_SHARE * as_floats(seconds)) & (seconds <= LATENCY_S * as_floats(count))
+    latency = latency | (longest == 0.0)  # a wait
+    rate = np.where(compute == longest, 0, np.where(as_floats(memory_s) == longest, 1, 2))
+    return np.where(latency, 3, rate)

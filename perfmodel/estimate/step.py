@@ -1,15 +1,15 @@
 """Seconds of one forward step of a whole model, summed over blocks and operators, for many plans at once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from perfmodel.arrays import Floats, as_floats
+from perfmodel.arrays import Floats, as_floats, in_rows
 from perfmodel.costs.compute import overlapped
-from perfmodel.estimate.compiled import KNOBS, LENGTHS, compile_model, shard_of
+from perfmodel.estimate.compiled import KNOBS, LENGTHS, Compiled, compile_model, shard_of
 from perfmodel.estimate.operator_sums import BASES, StepWork, time_works
 from perfmodel.estimate.streams import (
     fastest_split,
@@ -25,8 +25,9 @@ from perfmodel.hardware.engine import Engine, Streams
 from perfmodel.layers.base import Step
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
-from perfmodel.parallel.distinct import distinct
+from perfmodel.parallel.distinct import Distinct, distinct
 from perfmodel.parallel.grid import PlanGrid
+from perfmodel.recording import FEW, repeated
 
 
 def stage_imbalance(layers: int, stages: Floats) -> Floats:
@@ -198,15 +199,10 @@ def _whole_steps(
     groups: dict[Any, list[int]] = {}
     for i, (_, step) in enumerate(wanted):
         groups.setdefault(i if keep_lines else step.decode, []).append(i)
-    works = [
-        StepWork(compiled, wanted[places[0]][1].decode, [found[i] for i in places], together=keep_lines)
-        for places in groups.values()
-    ]
-    time_works(works, target, apart=keep_lines)
+    phases = [wanted[places[0]][1].decode for places in groups.values()]
+    rows = [_one_after_the_other([found[i] for i in places]) for places in groups.values()]
     result: dict[int, StepTime] = {}
-    for work, places in zip(works, groups.values(), strict=True):
-        columns = _columns(work)
-        lines = _lines(work) if keep_lines else ()
+    for places, (columns, lines) in zip(groups.values(), _timed(compiled, phases, rows, keep_lines), strict=True):
         start = 0
         for i in places:
             result[i] = StepTime(columns, found[i].where + start if start else found[i].where, lines)
@@ -214,21 +210,53 @@ def _whole_steps(
     return [result[i] for i in range(len(wanted))]
 
 
+def _one_after_the_other(steps: Sequence[Distinct]) -> dict[str, npt.NDArray[np.float64]]:
+    """Knobs and lengths of several steps in one column each."""
+    if len(steps) == 1:
+        return dict(steps[0].columns)
+    return {name: np.concatenate([step.columns[name] for step in steps]) for name in (*KNOBS, *LENGTHS)}
+
+
+def _timed(
+    compiled: Compiled, phases: Sequence[bool], rows: Sequence[Mapping[str, npt.NDArray[np.float64]]], keep_lines: bool
+) -> list[tuple[Mapping[str, npt.NDArray[np.float64]], tuple[Line, ...]]]:
+    """Columns of all decode steps and of all prefill steps, with their operators where wanted."""
+
+    def work_on(rows: Iterable[Mapping[str, npt.NDArray[np.float64]]], together: bool) -> list[StepWork]:
+        works = [
+            StepWork(compiled, decode, columns, together=together) for decode, columns in zip(phases, rows, strict=True)
+        ]
+        time_works(works, compiled.target, apart=keep_lines)
+        return works
+
+    if keep_lines:
+        return [(_columns(work), _lines(work)) for work in work_on(rows, together=True)]
+    if any(columns["tp"].size > FEW for columns in rows):
+        return [(_columns(work), ()) for work in work_on(rows, together=False)]
+    names = (*KNOBS, *LENGTHS)
+
+    def calculate(inputs: Sequence[npt.NDArray[np.float64]]) -> list[dict[str, npt.NDArray[np.float64]]]:
+        starts = range(0, len(inputs), len(names))
+        given = [dict(zip(names, inputs[start : start + len(names)], strict=True)) for start in starts]
+        return [_columns(work) for work in work_on(given, together=True)]
+
+    inputs = [columns[name] for columns in rows for name in names]
+    return [(columns, ()) for columns in repeated(compiled.programs, ("step", *phases), calculate, inputs)]
+
+
 def _columns(work: StepWork) -> dict[str, npt.NDArray[np.float64]]:
     """Seconds of every different step: time on the network hides behind that on the device."""
     sums, engine = work.total(), work.compiled.target.engine
     step = Step(work.whole.columns["batch"], as_floats(1.0), as_floats(1.0), work.decode)
-    host_s = np.broadcast_to(as_floats(host_time(engine, work.compiled.model.layers, step)), (work.size,))
+    host_s = in_rows(host_time(engine, work.compiled.model.layers, step), work.size)
     both = overlapped(sums["device"], sums["network"], overlap=engine.overlap)
-    parts = np.stack(
-        [
-            sums["charged to compute"],
-            sums["charged to memory"],
-            both - sums["device"],
-            sums["charged to latency"],
-            host_s,
-        ]
-    )
+    parts = [
+        sums["charged to compute"],
+        sums["charged to memory"],
+        both - sums["device"],
+        sums["charged to latency"],
+        host_s,
+    ]
     exact = np.maximum(np.maximum(sums["exact compute"], sums["exact memory"]), sums["exact network"])
     return {
         "seconds": both + host_s,
@@ -238,7 +266,7 @@ def _columns(work: StepWork) -> dict[str, npt.NDArray[np.float64]]:
         "links_s": sums["network"],
         "lower_s": exact,
         "upper_s": sums["device"] + sums["hidden"] + sums["network"] + host_s,
-        "bound": parts.argmax(axis=0).astype(np.float64),
+        "bound": np.stack(parts).argmax(axis=0).astype(np.float64),
         **{name: sums[name] for name in BASES},
     }
 

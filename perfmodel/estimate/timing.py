@@ -233,7 +233,8 @@ def time_operator(
     """
     if isinstance(op, Wait):
         waited = op.count * as_floats(op.seconds)
-        return OperatorTime(waited, 0.0, 0.0, 0.0, "rank_wait", "measured", "the engine's profile", op.count)
+        source = ("the engine's profile",)
+        return OperatorTime(waited, 0.0, 0.0, 0.0, ("rank_wait",), ("measured",), source, op.count)
     operator, format, kv_format = _operator_key(op)
     # Latent-attention kernels multiply in the format of an 8-bit cache.
     latent = isinstance(op, Attention) and op.latent and get_format(op.kv_format).peak == "fp8"
@@ -269,9 +270,9 @@ def time_operator(
         compute_s=compute_s,
         memory_s=memory_s,
         network_s=0.0,
-        formula=calibration.form if calibration else "roofline_time",
-        basis=calibration.basis if calibration else "datasheet",
-        source=_source(calibration, device),
+        algorithms=(calibration.form if calibration else "roofline_time",),
+        bases=(calibration.basis if calibration else "datasheet",),
+        sources=(_source(calibration, device),),
         count=op.count,
         calls=((calibration, sizes),) if calibration else (),
     )

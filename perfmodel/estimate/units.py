@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from perfmodel.arrays import as_floats
+from perfmodel.arrays import as_floats, stacked
 from perfmodel.costs.compute import roofline_bound, roofline_time
 from perfmodel.costs.formats import get_format
 from perfmodel.estimate.operator_time import OperatorTime
@@ -42,7 +42,7 @@ def on_fastest_unit(
     """
     peak = get_format(format).peak
     flops, nbytes = as_floats(op.flops()) / op.count, as_floats(op.nbytes()) / op.count
-    names, found = [time.formula], [time]
+    found = [time]
     for unit in device.units:
         if peak not in unit.peak_flops:
             continue
@@ -54,29 +54,26 @@ def on_fastest_unit(
                 seconds=seconds,
                 compute_s=op.count * roofline_bound(flops, 0.0, **rates),
                 memory_s=op.count * roofline_bound(0.0, nbytes, **rates),
-                formula="roofline_time",
-                basis="datasheet",
-                source=f"{device.id} {unit.name} datasheet",
-                calls=(),
+                algorithms=("roofline_time",),
+                bases=("datasheet",),
+                sources=(f"{device.id} {unit.name} datasheet",),
+                calls=(None,),
             )
         )
-        names.append(f"roofline_time on {unit.name}")
-    times = np.stack(np.broadcast_arrays(*(as_floats(t.seconds) for t in found)))
+    times = stacked([t.seconds for t in found])
     choice = times.argmin(axis=0)
     bounds = [
-        np.take_along_axis(
-            np.stack([np.broadcast_to(getattr(t, name), choice.shape) for t in found]), choice[None], axis=0
-        )[0]
+        np.take_along_axis(stacked([times[0] * 0.0 + getattr(t, name) for t in found]), choice[None], axis=0)[0]
         for name in ("compute_s", "memory_s")
     ]
-    first = found[int(np.ravel(choice)[0])]
     return replace(
-        first,
+        time,
         seconds=times.min(axis=0),
         compute_s=bounds[0],
         memory_s=bounds[1],
-        algorithms=tuple(names),
+        algorithms=tuple(name for t in found for name in t.algorithms),
+        bases=tuple(basis for t in found for basis in t.bases),
+        sources=tuple(source for t in found for source in t.sources),
         choice=as_floats(choice),
-        bases=tuple(t.basis for t in found),
         calls=tuple(t.calls[0] if t.calls else None for t in found),
     )

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from perfmodel.arrays import Floats
+from perfmodel.arrays import Floats, in_rows
 
 T = TypeVar("T")
 
@@ -132,9 +132,4 @@ def chained(values: Sequence[Floats], lengths: Sequence[int]) -> Floats:
         return values[0]
     if all(isinstance(value, float | int) for value in values) and len(set(values)) == 1:
         return values[0]
-    out = np.empty(sum(lengths))
-    start = 0
-    for value, length in zip(values, lengths, strict=True):
-        out[start : start + length] = value
-        start += length
-    return out
+    return np.concatenate([in_rows(value, length) for value, length in zip(values, lengths, strict=True)])

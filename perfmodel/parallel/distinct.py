@@ -9,9 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from perfmodel.arrays import Floats, as_floats, common_shape
-
-FEW = 16
-"""Up to so many rows nothing is looked for: finding equal ones would cost more than computing them again."""
+from perfmodel.recording import FEW
 
 _TABLE, _SMALL_TABLE = 4, 65536
 # Rows are numbered by a table, which is faster than sorting, while it has no more entries than so many per row and so

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import perfmodel as pm
-from perfmodel.costs import chunks, moe
+from perfmodel.costs import chunks
 from perfmodel.estimate.serving import predict as serving
 from perfmodel.estimate.serving.predict import predict_serving
 from perfmodel.estimate.serving.steps import serving_steps
@@ -56,8 +56,7 @@ def test_results_are_the_same_for_any_size_of_parts(monkeypatch, name, most):
     workload = Workload(512.0, np.where(np.arange(grid.shape[-1]) % 2, 64.0, 128.0))
     whole = predict_serving(model, target, grid, workload, model.weights)
     monkeypatch.setattr(serving, "MOST_AT_ONCE", most)
-    for module in (chunks, moe):
-        monkeypatch.setattr(module, "CHUNK", most)
+    monkeypatch.setattr(chunks, "CHUNK", most)
     pieces = predict_serving(model, target, grid, workload, model.weights)
     for column, values in whole.columns.items():
         np.testing.assert_array_equal(pieces[column], values, err_msg=column)

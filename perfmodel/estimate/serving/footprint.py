@@ -1,14 +1,14 @@
 """Bytes on the fullest device: weights, KV cache, activations, communication buffers and the framework."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from perfmodel.arrays import Floats, as_floats
+from perfmodel.arrays import Array, Floats, as_floats, in_rows, stacked
 from perfmodel.costs.formats import get_format
 from perfmodel.estimate.arrangement import block_bytes
-from perfmodel.estimate.compiled import shard_of
+from perfmodel.estimate.compiled import KNOBS, compile_model, shard_of
 from perfmodel.estimate.serving.host_experts import hosted_bytes, staging_bytes
 from perfmodel.estimate.target import Target
 from perfmodel.layers.base import Shard
@@ -16,6 +16,9 @@ from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.distinct import distinct
 from perfmodel.parallel.grid import PlanGrid
+from perfmodel.recording import FEW, repeated
+
+_PARTS = ("cache_per_request", "weights", "working", "buffers")
 
 _RESIDUAL_COPIES = 4.0  # residual stream, normalised input, attention and MLP output of one layer
 
@@ -63,14 +66,19 @@ class Footprint:
 
 
 def _fullest_stage(
-    model: ModelSpec, per_block: list[Floats], first: Floats, last: Floats, stages: npt.NDArray[np.float64]
+    model: ModelSpec,
+    per_block: Sequence[Floats],
+    first: Floats,
+    last: Floats,
+    stages: Array,
+    occurring: Iterable[float],
 ) -> Floats:
     """Most that one pipeline stage holds; `first` and `last` are what only the first and the last stage hold.
 
     Plans with more stages than layers, which rules refuse, are given the model undivided.
     """
     result: Floats = as_floats(np.nan)
-    for p in sorted(set(stages.ravel().tolist())):
+    for p in occurring:
         layout = model.stages(int(p) if p <= model.layers else 1)
         end = len(layout) - 1
         most: Floats = as_floats(0.0)
@@ -132,55 +140,71 @@ def serving_footprint(
         Bytes on the fullest device.
     """
     # Most plans differ in nothing but the requests in flight.
-    names = ("tp", "pp", "dp", "cp", "ep", "moe_tp")
-    found = distinct({name: getattr(grid, name) for name in names} | {"context": context, "step_tokens": step_tokens})
-    split = PlanGrid(**{name: found.columns[name] for name in names}, concurrency=as_floats(1.0))
-    shard = shard_of(split)
-    blocks = [block for block, _ in model.blocks]
-    head = np.where(split.pp > 1, model.head_bytes(shard, precision, separate=True), model.head_bytes(shard, precision))
-    table = model.embedding_bytes(shard, precision)
-    weights = _fullest_stage(
-        model,
-        [
-            block_bytes(block, shard, precision, target.engine) - hosted_bytes(block, shard, precision, host_experts)
-            for block in blocks
-        ],
-        table,
-        head,
-        split.pp,
-    )
-    held = [b.cache_bytes(found.columns["context"], shard, precision) for b in blocks]
-    rows = found.columns["step_tokens"] / split.cp
-    width = get_format(precision.activations).activation_bytes
-    residual = _RESIDUAL_COPIES * rows * model.hidden * width
-    wide = rows * _widest(model, shard) * width
-    buffers = np.where(split.devices > 1, 2.0 * rows * model.hidden * width, 0.0)
-    if host_experts:
-        staged = [staging_bytes(block, shard, precision, host_experts) for block in blocks]
-        buffers = buffers + np.max(np.broadcast_arrays(*staged), axis=0)
+    found = distinct({name: getattr(grid, name) for name in KNOBS} | {"context": context, "step_tokens": step_tokens})
+    stages = tuple(sorted(set(found.columns["pp"].tolist())))
 
-    def spread(value: Floats) -> Floats:
-        every = as_floats(value)
-        return (every if every.shape == (found.rows,) else np.broadcast_to(every, (found.rows,)))[found.where]
+    def calculate(inputs: Sequence[Array]) -> list[dict[str, Floats]]:
+        columns = dict(zip(found.columns, inputs, strict=True))
+        return [_without_requests(model, target, precision, columns, stages, host_experts)]
 
-    per_request = spread(_fullest_stage(model, held, 0.0, 0.0, split.pp))
+    compiled = compile_model(model, target, precision)
+    inputs = list(found.columns.values())
+    if found.rows <= FEW:
+        (parts,) = repeated(compiled.programs, ("footprint", stages, host_experts), calculate, inputs)
+    else:
+        (parts,) = calculate(inputs)
+    per_request, weights, working, buffers = (in_rows(parts[name], found.rows)[found.where] for name in _PARTS)
     logits = as_floats(requests) * np.ceil(model.vocab / as_floats(grid.tp)) * 4.0
     engine = target.engine
     total = target.device.memory_bytes
     capacity: Floats = as_floats(total * engine.memory_fraction)
+    activations = working + logits
+    fixed = weights + activations + buffers + engine.framework_bytes
     if engine.fraction_of_free:
-        taken = spread(weights + residual + wide) + logits + spread(buffers) + engine.framework_bytes
-        capacity = np.where(taken < total, taken + engine.memory_fraction * (total - taken), total)
-    activations = spread(residual + wide) + logits
-    fixed = spread(weights) + activations + spread(buffers) + engine.framework_bytes
+        capacity = np.where(fixed < total, fixed + engine.memory_fraction * (total - fixed), total)
     return Footprint(
-        weights=spread(weights),
+        weights=weights,
         cache_per_request=per_request,
         cache=per_request * np.ceil(as_floats(requests)),
         activations=activations,
-        buffers=spread(buffers),
+        buffers=buffers,
         framework=as_floats(engine.framework_bytes),
         capacity=capacity,
         fixed=fixed,
         requests=np.maximum(np.floor((as_floats(capacity) - fixed) / per_request), 0.0),
     )
+
+
+def _without_requests(
+    model: ModelSpec,
+    target: Target,
+    precision: Precision,
+    columns: Mapping[str, Array],
+    stages: Sequence[float],
+    host_experts: float,
+) -> dict[str, Floats]:
+    """Parts of the footprint that do not depend on the requests in flight, `_PARTS`, per row of the columns."""
+    split = PlanGrid(**{name: columns[name] for name in KNOBS}, concurrency=as_floats(1.0))
+    shard = shard_of(split)
+    blocks = [block for block, _ in model.blocks]
+    head = np.where(split.pp > 1, model.head_bytes(shard, precision, separate=True), model.head_bytes(shard, precision))
+    table = model.embedding_bytes(shard, precision)
+    stored = [
+        block_bytes(block, shard, precision, target.engine) - hosted_bytes(block, shard, precision, host_experts)
+        for block in blocks
+    ]
+    cached = [block.cache_bytes(columns["context"], shard, precision) for block in blocks]
+    rows = columns["step_tokens"] / split.cp
+    width = get_format(precision.activations).activation_bytes
+    residual = _RESIDUAL_COPIES * rows * model.hidden * width
+    buffers = np.where(split.devices > 1, 2.0 * rows * model.hidden * width, 0.0)
+    if host_experts:
+        staged = stacked([staging_bytes(block, shard, precision, host_experts) for block in blocks])
+        buffers = buffers + staged.max(axis=0)
+    values = (
+        _fullest_stage(model, cached, 0.0, 0.0, split.pp, stages),
+        _fullest_stage(model, stored, table, head, split.pp, stages),
+        residual + rows * _widest(model, shard) * width,
+        buffers,
+    )
+    return dict(zip(_PARTS, values, strict=True))

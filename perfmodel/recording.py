@@ -1,0 +1,424 @@
+"""Recorded calculations: what a function does to small arrays, repeated call by call without the Python around it.
+
+A prediction of one plan is a thousand NumPy calls on arrays of a few elements. The Python between them, which finds
+kernels, builds operators and places groups, takes several times as long and gives the same list of calls for every plan
+of a model on a target. Here that list is written down once, by running the function on values that note what is done
+to them, and repeated afterwards with other values: the same calls in the same order, so the results are the same bits.
+Functions stay ordinary NumPy code and know nothing of it (no quantity of its own).
+"""
+
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+Columns = Mapping[str, Any]
+
+FEW = 16
+"""Up to so many plans the Python around a calculation takes longer than its calls, and finding equal plans longer than
+computing them again."""
+
+KNOWN = frozenset(
+    {
+        np.all,
+        np.any,
+        np.argmax,
+        np.argmin,
+        np.broadcast_to,
+        np.concatenate,
+        np.count_nonzero,
+        np.max,
+        np.min,
+        np.ravel,
+        np.repeat,
+        np.reshape,
+        np.stack,
+        np.take_along_axis,
+        np.where,
+    }
+)
+"""Functions of NumPy that may be recorded: those whose result has a shape that no value decides."""
+
+SHAPED = frozenset({np.shape, np.ndim, np.size, np.ones_like, np.zeros_like})
+"""Functions of NumPy whose result the shape and the type of their argument decide, the same in every run."""
+
+_METHODS = frozenset({"argmax", "argmin", "astype", "clip", "copy", "ravel", "reshape"})
+_REDUCTIONS: Mapping[Any, np.ufunc] = {
+    **{np.all: np.logical_and, np.any: np.logical_or, np.max: np.maximum, np.min: np.minimum},
+    **{"all": np.logical_and, "any": np.logical_or, "max": np.maximum, "min": np.minimum},
+}
+# What these functions and methods reduce with, by way of functions in Python that take longer than the reduction.
+
+_VARIANTS = 16  # ways through one function that are kept
+
+
+class RecordingError(TypeError):
+    """A recorded value was given to something whose result may depend on it in a way that cannot be repeated."""
+
+
+class Departed(Exception):  # noqa: N818 - says where the calculation went, which is no error
+    """A repeated calculation takes another way than the recorded one."""
+
+
+def _noted(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda self, *others: self.tape.call(function, (self, *others))
+
+
+def _reflected(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda self, other: self.tape.call(function, (other, self))
+
+
+class Recorded:
+    """A value that a recorded function works on: it holds the value and notes whatever is done to it.
+
+    Parameters
+    ----------
+    tape : Tape
+        Where it is noted.
+    place : int
+        Its place there.
+    value : array, number or tuple
+        The value in this run; its shape and type are those of every run, its contents are not.
+    """
+
+    __slots__ = ("place", "tape", "value")
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, tape: "Tape", place: int, value: Any) -> None:
+        self.tape, self.place, self.value = tape, place, value
+
+    def __array_ufunc__(self, function: np.ufunc, method: str, *inputs: Any, **more: Any) -> Any:
+        """Note a call of a universal function, or of one of its methods."""
+        if "out" in more:
+            raise RecordingError(f"{function.__name__} would change an array in place")
+        return self.tape.call(function if method == "__call__" else getattr(function, method), inputs, more)
+
+    def __array_function__(self, function: Any, types: Any, args: tuple[Any, ...], more: dict[str, Any]) -> Any:
+        """Note a call of another function of NumPy."""
+        if function in SHAPED:
+            return function(self.value, *args[1:], **more)
+        if function not in KNOWN:
+            raise RecordingError(f"numpy.{function.__name__} is not among the functions that can be repeated")
+        if function in _REDUCTIONS and len(args) == 1:
+            return self._reduced(_REDUCTIONS[function], **more)
+        # The function itself, without the way around it that asks its arguments whether they are recorded.
+        return self.tape.call(getattr(function, "_implementation", function), args, more)
+
+    def __array__(self, *args: Any, **more: Any) -> Any:
+        """Refuse to become a plain array, which would forget where it came from."""
+        raise RecordingError("a recorded value cannot become a plain array")
+
+    def __getattr__(self, name: str) -> Any:
+        """Attributes that every run shares, and methods that can be repeated."""
+        if name in ("shape", "size", "ndim", "dtype"):
+            return getattr(self.value, name)
+        if name in _REDUCTIONS:
+            return partial(self._reduced, _REDUCTIONS[name])
+        if name in _METHODS:
+            return lambda *args, **more: self.tape.call(operator.methodcaller(name, *args, **more), (self,))
+        raise AttributeError(name)
+
+    def _reduced(self, function: np.ufunc, axis: int | None = None) -> Any:
+        return self.tape.call(function.reduce, (self,), {"axis": axis})
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(len(self)))
+
+    def __bool__(self) -> bool:
+        return self.tape.decide(bool, self)  # type: ignore[no-any-return]
+
+    def __float__(self) -> float:
+        return self.tape.decide(float, self)  # type: ignore[no-any-return]
+
+    def __int__(self) -> int:
+        return self.tape.decide(int, self)  # type: ignore[no-any-return]
+
+    # What is noted is the operator of the language, because NumPy's `**` is not always its `power`.
+    __getitem__ = _noted(operator.getitem)
+    __neg__, __abs__, __invert__ = _noted(operator.neg), _noted(operator.abs), _noted(operator.invert)
+    __lt__, __le__, __gt__, __ge__ = (_noted(of) for of in (operator.lt, operator.le, operator.gt, operator.ge))
+    __eq__, __ne__ = _noted(operator.eq), _noted(operator.ne)
+    __add__, __radd__ = _noted(operator.add), _reflected(operator.add)
+    __sub__, __rsub__ = _noted(operator.sub), _reflected(operator.sub)
+    __mul__, __rmul__ = _noted(operator.mul), _reflected(operator.mul)
+    __truediv__, __rtruediv__ = _noted(operator.truediv), _reflected(operator.truediv)
+    __floordiv__, __rfloordiv__ = _noted(operator.floordiv), _reflected(operator.floordiv)
+    __mod__, __rmod__ = _noted(operator.mod), _reflected(operator.mod)
+    __pow__, __rpow__ = _noted(operator.pow), _reflected(operator.pow)
+    __and__, __rand__ = _noted(operator.and_), _reflected(operator.and_)
+    __or__, __ror__ = _noted(operator.or_), _reflected(operator.or_)
+
+
+@dataclass(frozen=True, slots=True)
+class _Joined:
+    """A function whose first argument is a list of values, called with the values themselves."""
+
+    function: Callable[..., Any]
+    rest: tuple[Any, ...]
+    more: Mapping[str, Any]
+
+    def __call__(self, *parts: Any) -> Any:
+        return self.function(parts, *self.rest, **self.more)
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A function with keywords that no run changes."""
+
+    function: Callable[..., Any]
+    more: Mapping[str, Any]
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args, **self.more)
+
+
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    """A place where a function takes its way by a value."""
+
+    kind: Callable[[Any], Any]
+    expected: Any
+
+    def __call__(self, value: Any) -> None:
+        if self.kind(value) != self.expected:
+            raise Departed
+
+
+Step = tuple[Callable[..., Any], Callable[[list[Any]], Any], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A recorded calculation.
+
+    Parameters
+    ----------
+    start : list
+        Value of every place that no call fills: the constants; inputs come first.
+    steps : list of (function, getter, place)
+        Calls in their order: the function, what takes its arguments from the places, where its result goes.
+    results : sequence of mapping
+        For every mapping that the function returns, name -> place.
+    """
+
+    start: list[Any]
+    steps: list[Step]
+    results: Sequence[Mapping[str, int]]
+
+    def repeat(self, inputs: Sequence[Any]) -> list[dict[str, Any]]:
+        """Do the same to other values.
+
+        Parameters
+        ----------
+        inputs : sequence of numpy.ndarray
+            Values in the place of the recorded ones, in shapes and types the same.
+
+        Returns
+        -------
+        list of dict
+            What the function would return.
+
+        Raises
+        ------
+        Departed
+            If the function would take another way with these values.
+        """
+        values = self.start.copy()
+        values[: len(inputs)] = inputs
+        for function, arguments, place in self.steps:
+            values[place] = function(*arguments(values))
+        return [{name: values[place] for name, place in result.items()} for result in self.results]
+
+
+class Tape:
+    """Calls that are done to recorded values, while a function runs.
+
+    Parameters
+    ----------
+    inputs : sequence of numpy.ndarray
+        Values that the function starts from.
+    """
+
+    def __init__(self, inputs: Sequence[Any]) -> None:
+        self.start: list[Any] = list(inputs)
+        self.calls: list[tuple[Callable[..., Any], tuple[int, ...], int]] = []
+        self.inputs = [Recorded(self, place, value) for place, value in enumerate(inputs)]
+        self._done: dict[Any, Recorded] = {}
+        self._constants: dict[Any, int] = {}
+
+    def call(self, function: Callable[..., Any], args: Sequence[Any], more: Mapping[str, Any] | None = None) -> Any:
+        """Call a function with the values of its arguments, and note that.
+
+        Parameters
+        ----------
+        function : callable
+            The function.
+        args : sequence
+            Its arguments, some of them recorded; the first may be a sequence of such.
+        more : mapping, optional
+            Keywords; none of them recorded.
+
+        Returns
+        -------
+        Recorded
+            The result; the one that is there already where the same was done before.
+        """
+        if args and isinstance(args[0], list | tuple):
+            function, args = _Joined(function, tuple(args[1:]), dict(more or {})), args[0]
+        elif more:
+            function = _Named(function, more)
+        exact = function is operator.pow or isinstance(function, _Joined | _Named | operator.methodcaller)
+        if not exact:  # NumPy converts a number in every call, and an array never
+            args = [np.array(arg) if type(arg) is float else arg for arg in args]
+            if function is operator.mul and (same := _times_one(*args)) is not None:
+                return same
+        places = tuple(arg.place if isinstance(arg, Recorded) else self._constant(arg) for arg in args)
+        key = (function, places)
+        plain = not isinstance(function, _Joined | _Named | operator.methodcaller)
+        if plain and key in self._done:
+            return self._done[key]
+        value = function(*(arg.value if isinstance(arg, Recorded) else arg for arg in args))
+        out = Recorded(self, self._place(None), value)
+        self.calls.append((function, places, out.place))
+        if plain:
+            self._done[key] = out
+        return out
+
+    def decide(self, kind: Callable[[Any], Any], on: Recorded) -> Any:
+        """Take a value out of the recording, so that the function can go one way or another.
+
+        Parameters
+        ----------
+        kind : callable
+            bool, float or int.
+        on : Recorded
+            The value.
+
+        Returns
+        -------
+        bool, float or int
+            Its value in this run; a run in which it differs departs there.
+        """
+        expected = kind(on.value)
+        self.calls.append((_Decision(kind, expected), (on.place,), self._place(None)))
+        return expected
+
+    def program(self, results: Sequence[Columns]) -> Program:
+        """Close the recording, without the calls that no result needs.
+
+        Parameters
+        ----------
+        results : sequence of mapping
+            What the function returned.
+
+        Returns
+        -------
+        Program
+            The calculation.
+        """
+        named = [
+            {name: v.place if isinstance(v, Recorded) else self._constant(v) for name, v in result.items()}
+            for result in results
+        ]
+        needed = {place for result in named for place in result.values()}
+        steps: list[Step] = []
+        for function, places, out in reversed(self.calls):
+            if out in needed or isinstance(function, _Decision):
+                needed.update(places)
+                steps.append((function, _getter(places), out))
+        self.start[: len(self.inputs)] = [None] * len(self.inputs)
+        return Program(self.start, steps[::-1], named)
+
+    def _place(self, value: Any) -> int:
+        self.start.append(value)
+        return len(self.start) - 1
+
+    def _constant(self, value: Any) -> int:
+        # Equal numbers share a place; arrays and other objects are known by identity, and kept alive by theirs.
+        key: Any = id(value)
+        if isinstance(value, float | int):
+            key = (type(value), repr(value))
+        elif type(value) is np.ndarray and value.ndim == 0:
+            key = (value.dtype, value.tobytes())
+        if key not in self._constants:
+            self._constants[key] = self._place(value)
+        return self._constants[key]
+
+
+def _times_one(first: Any, second: Any) -> Recorded | None:
+    """The other factor of a product with 1.0, where there is one; the product is the same bits."""
+    for one, other in ((first, second), (second, first)):
+        if type(one) is np.ndarray and one.ndim == 0 and one == 1.0 and other.dtype == np.float64:
+            return other  # type: ignore[no-any-return]
+    return None
+
+
+def _getter(places: tuple[int, ...]) -> Callable[[list[Any]], Any]:
+    if len(places) == 1:
+        return operator.itemgetter(slice(places[0], places[0] + 1))
+    return operator.itemgetter(*places)
+
+
+Programs = dict[Any, list[Program]]
+"""Recorded ways through a function, by what of its arguments is no array."""
+
+
+def repeated(
+    programs: Programs, key: Any, function: Callable[[Sequence[Any]], Sequence[Columns]], inputs: Sequence[Any]
+) -> Sequence[Columns]:
+    """Call a function, or repeat what it did before: what comes a second time is recorded.
+
+    Parameters
+    ----------
+    programs : dict
+        What was recorded; this call may add to it.
+    key : hashable
+        What decides about the calculation beside the values of the inputs, their shapes apart.
+    function : callable
+        Takes the inputs and returns mappings from name to array. It must neither change an array in place nor let
+        anything but its inputs decide about its results.
+    inputs : sequence of numpy.ndarray
+        Arrays of float64.
+
+    Returns
+    -------
+    sequence of mapping
+        What the function returns for the inputs.
+
+    Examples
+    --------
+    >>> def rate(inputs):
+    ...     total, seconds = inputs
+    ...     return [{"rate": total / seconds if np.all(seconds > 0) else total * np.inf}]
+    >>> programs = {}
+    >>> for total, seconds in ((6.0, 2.0), (8.0, 2.0), (9.0, 2.0), (8.0, 0.0)):
+    ...     print(repeated(programs, "rate", rate, [np.array([total]), np.array([seconds])])[0]["rate"])
+    [3.]
+    [4.]
+    [4.5]
+    [inf]
+    >>> [len(program.steps) for program in programs["rate", ((1,), (1,))]]
+    [4, 4]
+    """
+    key = key, tuple(value.shape for value in inputs)
+    if key not in programs:  # what is done once only is not worth writing down
+        programs[key] = []
+        return function(inputs)
+    ways = programs[key]
+    for program in ways:
+        try:
+            return program.repeat(inputs)
+        except Departed:
+            continue
+    if len(ways) >= _VARIANTS:
+        return function(inputs)
+    tape = Tape(inputs)
+    results = function(tape.inputs)
+    ways.append(tape.program(results))
+    return [{name: v.value if isinstance(v, Recorded) else v for name, v in result.items()} for result in results]
