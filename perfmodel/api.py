@@ -1,19 +1,19 @@
-"""Library: predict serving plans and rank splits (the functions that the top level offers)."""
+"""Library: predict serving plans and rank splits (functions that the top level offers)."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy.typing as npt
 
-from perfmodel.api_inputs import PRECISIONS, limits_of, precision_of, price_of, target, tokens_of
+from perfmodel.api_inputs import devices_of, knobs_of, limits_of, price_of, workload_of
+from perfmodel.api_targets import PRECISIONS, model_of, precision_of, target, target_of
 from perfmodel.arrays import as_floats
+from perfmodel.errors import PlanError
 from perfmodel.estimate.result import Estimate
 from perfmodel.estimate.serving.open_loop import at_rate
 from perfmodel.estimate.serving.predict import predict_serving
-from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.target import Target
 from perfmodel.hardware.fabric import System
-from perfmodel.models.catalog import load_model
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import PlanGrid
 from perfmodel.ranking.serving import Ranking, rank_serving
@@ -73,10 +73,11 @@ def predict(
     >>> bool(estimate["ttft_p99_s"][1] > estimate["ttft_p99_s"][0] > estimate["ttft_s"][0])
     True
     """
-    spec = load_model(model) if isinstance(model, str) else model
-    on = system if isinstance(system, Target) else target(system, engine)
-    workload = Workload(tokens_of(isl), tokens_of(osl), **(load or {}))
+    spec, on = model_of(model), target_of(system, engine)
+    workload = workload_of(isl, osl, load)
     formats = precision_of(spec, precision, kv, on)
+    if not isinstance(plan, PlanGrid):
+        raise PlanError(f"plan: {plan!r} is no grid of plans; perfmodel.plans(tp=2) makes one")
     if rate is None:
         return predict_serving(spec, on, plan, workload, formats)
     return at_rate(lambda grid, asked: predict_serving(spec, on, grid, asked, formats), plan, workload, as_floats(rate))
@@ -147,15 +148,14 @@ def rank(
     >>> best["tp"], best["feasible"]
     (1, True)
     """
-    spec = load_model(model) if isinstance(model, str) else model
-    on = system if isinstance(system, Target) else target(system, engine)
+    spec, on = model_of(model), target_of(system, engine)
     return rank_serving(
         spec,
         on,
-        gpus,
-        Workload(tokens_of(isl), tokens_of(osl), **(load or {})),
+        devices_of(gpus),
+        workload_of(isl, osl, load),
         precision_of(spec, precision, kv, on),
         limits_of(ttft, tpot, rate, ttft_p99),
         price=price_of(price),
-        chosen={k: int(v) for k, v in chosen.items() if v is not None},
+        chosen=knobs_of(chosen),
     )

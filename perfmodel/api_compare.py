@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from perfmodel.api_inputs import limits_of, precision_of, price_of, target, tokens_of
+from perfmodel.api_inputs import devices_of, knobs_of, limits_of, price_of, workload_of
+from perfmodel.api_targets import model_of, precision_of, target_of
 from perfmodel.errors import NothingFeasibleError, PlanError, UnitError
 from perfmodel.estimate.serving.pools import Link
-from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.target import Target
 from perfmodel.hardware.fabric import System
-from perfmodel.models.catalog import load_model
 from perfmodel.models.spec import ModelSpec
 from perfmodel.ranking.compare import Comparison, fewest_devices
 from perfmodel.ranking.separate import SeparateRanking, rank_separate
@@ -140,13 +139,9 @@ def compare(
     >>> compare("llama-3.1-8b", "hgx-h100", gpus=4, isl="4k", osl=256, tpot="20ms").rows(1)[0]["gpus"]
     4
     """
-    spec = load_model(model) if isinstance(model, str) else model
-    on = system if isinstance(system, Target) else target(system, engine)
-    first = on
-    if prefill_system is not None:
-        first = prefill_system if isinstance(prefill_system, Target) else target(prefill_system, engine)
-    workload = Workload(tokens_of(isl), tokens_of(osl), **(load or {}))
-    held = {k: int(v) for k, v in chosen.items() if v is not None}
+    spec, on = model_of(model), target_of(system, engine)
+    first = on if prefill_system is None else target_of(prefill_system, engine)
+    gpus, workload, held = devices_of(gpus), workload_of(isl, osl, load), knobs_of(chosen)
     limits, formats = limits_of(ttft, tpot, rate, ttft_p99), precision_of(spec, precision, kv, on)
     paid = price_of(price)
     both: dict[str, Any] = {"together": None, "separate": None}

@@ -1,178 +1,171 @@
-"""Library: what a question is about, from what callers write: target, precision, tokens, limits, price."""
+"""Library: numbers of a question from what callers write: tokens, devices, knobs, loads, limits, prices."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields
+from typing import Any
 
-from perfmodel.costs.formats import get_format
-from perfmodel.errors import PlanError, UnitError
-from perfmodel.estimate.kernel_checks import load_kernels
-from perfmodel.estimate.sustained import at_sustained_rates
-from perfmodel.estimate.target import COLLECTIVES, Target
-from perfmodel.hardware.catalog import load_system
-from perfmodel.hardware.engine import SCHEDULES, SPLITS
-from perfmodel.hardware.engine_files import load_engine
-from perfmodel.hardware.fabric import System
-from perfmodel.layers.precision import Precision
-from perfmodel.models.catalog import checkpoint_precision
-from perfmodel.models.spec import ModelSpec
+import numpy as np
+
+from perfmodel.errors import PlanError, UnitError, UnknownNameError
+from perfmodel.estimate.serving.workload import Workload
 from perfmodel.ranking.limits import Limits
-from perfmodel.units import parse
-
-PRECISIONS: Mapping[str, str] = {
-    "bf16": "16-bit weights",
-    "fp16": "16-bit weights",
-    "fp8": "8-bit float weights, scales per tensor",
-    "fp8_block": "8-bit float weights, scales per block",
-    "int8": "8-bit integer weights and activations",
-    "int8_wo": "8-bit integer weights",
-    "int4": "4-bit integer weights",
-    "nvfp4": "4-bit float weights and activations",
-    "mxfp4": "4-bit float experts, 16-bit activations",
-}
-"""What `--precision` accepts."""
+from perfmodel.units import EXAMPLES, parse
 
 
-def target(
-    system: System | str,
-    engine: str = "neutral",
-    *,
-    profiles: str | None = None,
-    schedule: str | None = None,
-    chunk: float | str | None = None,
-    split: str | None = None,
-    expert_skew: float | None = None,
-    collectives: str = "fastest",
-) -> Target:
-    """Bring together a system, the calibrations of its device and an engine.
+def number_of(value: float | str, dimension: str, name: str) -> float:
+    """Read a number that may carry a unit.
 
     Parameters
     ----------
-    system : System or str
-        System, or its name or path.
-    engine : str
-        Engine profile: neutral, trtllm, vllm, sglang, cloudmatrix-infer, deepseek, or the path of a file.
-    profiles : str, optional
-        Directory of profiles that is searched first.
-    schedule : str, optional
-        How prompts and running requests share steps: prefill-first, chunked or layered; the engine's by default.
-    chunk : float or str, optional
-        Tokens of a step of the chunked schedule.
-    split : str, optional
-        How steps overlap with themselves: none, tokens or nano; the engine's by default.
-    expert_skew : float, optional
-        Exponent of the power law of the experts' loads; 0 where redundant experts level them.
-    collectives : str
-        Algorithms that collectives over several scale-up domains may use: "fastest", "flat", "hierarchical", or "nccl"
-        for what NCCL's own cost model expects.
+    value : float or str
+        A number in SI units, or a text with a unit.
+    dimension : str
+        One of the keys of `perfmodel.units.EXAMPLES`.
+    name : str
+        What it is called, for the message.
 
     Returns
     -------
-    Target
-        What `predict` and `rank` run a model on.
+    float
+        The number in SI units.
 
     Raises
     ------
     PlanError
-        If there is no such schedule, or a chunk has no tokens.
-    UnknownNameError
-        If a name is in no catalogue.
-    ProfileError
-        If a file is broken, or a calibration does not fit the formula that it names.
-    PlanError
-        If there are no such collectives.
+        If it is neither.
 
     Examples
     --------
-    >>> target("hgx-h100").device.id
-    'h100-sxm'
+    >>> number_of("50ms", "time", "tpot"), number_of(0.05, "time", "tpot")
+    (0.05, 0.05)
     """
-    loaded = load_system(system, profiles) if isinstance(system, str) else system
-    kernels = at_sustained_rates(load_kernels(loaded.device.id, loaded.device.architecture, profiles), loaded.device)
-    software = load_engine(engine, profiles)
-    if schedule is not None:
-        if schedule not in SCHEDULES:
-            raise PlanError(f"unknown schedule {schedule!r}; choose from {', '.join(SCHEDULES)}")
-        software = replace(software, schedule=schedule)
-    if split is not None:
-        if split not in SPLITS:
-            raise PlanError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
-        software = replace(software, split=split)
-    if expert_skew is not None:
-        if not 0 <= expert_skew <= 4:
-            raise PlanError(f"expert_skew must lie between 0 and 4, not {expert_skew:g}")
-        software = replace(software, expert_skew=float(expert_skew))
-    if chunk is not None:
+    if isinstance(value, str):
         try:
-            tokens = tokens_of(chunk)
+            return parse(value, dimension)
         except UnitError as error:
-            raise PlanError(f"chunk: {error}") from None
-        if not 1 <= tokens < float("inf"):
-            raise PlanError(f"a chunk needs at least 1 token, not {chunk}")
-        software = replace(software, chunk_tokens=tokens)
-    if collectives not in COLLECTIVES:
-        raise PlanError(f"unknown collectives {collectives!r}; choose from {', '.join(COLLECTIVES)}")
-    return Target(loaded, kernels, software, collectives)
+            raise PlanError(f"{name}: {error}") from None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise PlanError(f"{name}: {value!r} is no number; write for instance {EXAMPLES[dimension]!r}") from None
 
 
-def precision_of(
-    model: ModelSpec, weights: str | None = None, kv: str | None = None, on: Target | None = None
-) -> Precision:
-    """Formats of a deployment: the checkpoint's own unless others are asked for.
-
-    Parameters
-    ----------
-    model : ModelSpec
-        Model, with the formats its checkpoint comes in.
-    weights : str, optional
-        One of `PRECISIONS`.
-    kv : str, optional
-        Format of the KV cache; by default what the checkpoint names, or what the engine chooses for it.
-    on : Target, optional
-        Device and serving software.
-
-    Returns
-    -------
-    Precision
-        The formats.
-
-    Raises
-    ------
-    PlanError
-        If the precision is unknown.
-
-    Examples
-    --------
-    >>> from perfmodel.models.catalog import load_model
-    >>> precision_of(load_model("llama-3.1-70b"), "fp8").linear
-    'fp8'
-    """
-    if weights is None:
-        chosen = model.weights
-    elif weights not in PRECISIONS:
-        raise PlanError(f"unknown precision {weights!r}; choose from {', '.join(PRECISIONS)}")
-    else:
-        per_tensor = on is not None and on.engine.own_quantiser
-        chosen = checkpoint_precision(model, {"int4": "int4_wo"}.get(weights, weights), per_tensor=per_tensor)
-    if kv is None and on is not None and {"all", on.device.architecture} & set(on.engine.small_cache):
-        widest = chosen.experts if model.is_moe else chosen.linear
-        kv = "fp8" if get_format(widest).peak in ("fp8", "fp4") else None
-    return chosen.with_kv(kv) if kv else chosen
-
-
-def tokens_of(value: float | str) -> float:
-    """Read a number of tokens.
+def tokens_of(value: float | str, name: str = "tokens") -> float:
+    """Read a number of tokens, sequences or requests.
 
     Parameters
     ----------
     value : float or str
         For instance 4096, "4k" or "4Ki".
+    name : str
+        What it is called, for the message.
 
     Returns
     -------
     float
-        Tokens.
+        The number.
+
+    Raises
+    ------
+    PlanError
+        If it is neither a number nor such a text.
+
+    Examples
+    --------
+    >>> tokens_of("4Ki")
+    4096.0
     """
-    return parse(value, "count") if isinstance(value, str) else float(value)
+    return number_of(value, "count", name)
+
+
+def devices_of(gpus: int) -> int:
+    """Check a number of devices.
+
+    Parameters
+    ----------
+    gpus : int
+        Devices of a deployment or of a cluster.
+
+    Returns
+    -------
+    int
+        The same.
+
+    Raises
+    ------
+    PlanError
+        If it is not a whole number of at least 1.
+
+    Examples
+    --------
+    >>> devices_of(16)
+    16
+    """
+    if not isinstance(gpus, int | float | np.integer | np.floating) or not (gpus >= 1 and gpus % 1 == 0):
+        raise PlanError(f"gpus must be a whole number of at least 1, not {gpus!r}")
+    return int(gpus)
+
+
+def knobs_of(chosen: Mapping[str, Any]) -> dict[str, int]:
+    """Read the knobs of a plan that are held at one value.
+
+    Parameters
+    ----------
+    chosen : mapping
+        Knob -> value; None where it is free.
+
+    Returns
+    -------
+    dict
+        Those that are held.
+
+    Raises
+    ------
+    PlanError
+        If a value is no whole number.
+
+    Examples
+    --------
+    >>> knobs_of({"tp": 4, "pp": None})
+    {'tp': 4}
+    """
+    return {name: int(number_of(value, "count", name)) for name, value in chosen.items() if value is not None}
+
+
+def workload_of(isl: float | str, osl: float | str, load: Mapping[str, Any] | None = None) -> Workload:
+    """Bring together what requests are like.
+
+    Parameters
+    ----------
+    isl, osl : float or str
+        Input and output tokens.
+    load : mapping, optional
+        Further fields of the `Workload`.
+
+    Returns
+    -------
+    Workload
+        The load.
+
+    Raises
+    ------
+    PlanError
+        If a number makes no sense.
+    UnknownNameError
+        If the load has no such field.
+
+    Examples
+    --------
+    >>> workload_of("1k", 128, {"prefix_hit": 0.5}).prefix_hit
+    0.5
+    """
+    known = [each.name for each in fields(Workload)]
+    if not isinstance(load, Mapping | None):
+        raise PlanError(f"load: {load!r} holds no fields of a workload; write for instance {{'prefix_hit': 0.5}}")
+    for name in load or {}:
+        if name not in known:
+            raise UnknownNameError("field of a workload", str(name), known)
+    return Workload(tokens_of(isl, "isl"), tokens_of(osl, "osl"), **(load or {}))
 
 
 def limits_of(
@@ -195,11 +188,11 @@ def limits_of(
         In seconds.
     """
     seconds = {
-        name: parse(value, "time") if isinstance(value, str) else float(value)
+        name: number_of(value, "time", name.removesuffix("_s"))
         for name, value in (("ttft_s", ttft), ("tpot_s", tpot), ("ttft_p99_s", ttft_p99))
         if value is not None
     }
-    return Limits(**seconds, rate=rate)
+    return Limits(**seconds, rate=number_of(rate, "count", "rate"))
 
 
 def price_of(price: float | None) -> float:
@@ -222,6 +215,7 @@ def price_of(price: float | None) -> float:
     """
     if price is None:
         return float("nan")
-    if not 0 < price < float("inf"):
-        raise PlanError(f"the price of a GPU-hour must be above zero, not {price:g}")
-    return float(price)
+    paid = number_of(price, "price", "price")
+    if not 0 < paid < float("inf"):
+        raise PlanError(f"the price of a GPU-hour must be above zero, not {paid:g}")
+    return paid

@@ -1,14 +1,16 @@
-"""Library: predict training plans and rank them (the functions that the top level may offer)."""
+"""Library: predict training plans and rank them (functions that the top level offers)."""
 
+from pathlib import Path
 from typing import Any
 
-from perfmodel.api_inputs import tokens_of
+from perfmodel.api_inputs import devices_of, tokens_of
+from perfmodel.api_targets import model_of
+from perfmodel.errors import PlanError
 from perfmodel.estimate.training.predict import TrainingEstimate, TrainingWorkload, predict_training
 from perfmodel.estimate.training.target import TrainingTarget, training_target
 from perfmodel.hardware.cluster import Cluster
 from perfmodel.hardware.fabric import System
 from perfmodel.layers.training_recipe import get_recipe
-from perfmodel.models.catalog import load_model
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.training_grid import TrainingGrid
 from perfmodel.ranking.training import Reliability, TrainingRanking, rank_training
@@ -66,13 +68,12 @@ def train(
     >>> bool(estimate["step_s"][1] < estimate["step_s"][0])
     True
     """
-    spec = load_model(model) if isinstance(model, str) else model
-    on = system if isinstance(system, TrainingTarget) else training_target(system, stack)
+    spec, on = model_of(model), _target(system, stack)
     return predict_training(
         spec,
         on,
         plan,
-        TrainingWorkload(tokens_of(seq), global_batch),
+        TrainingWorkload(tokens_of(seq, "seq"), global_batch),
         get_recipe(precision, method, adapter_rank, adapters),
     )
 
@@ -140,15 +141,14 @@ def rank_training_plans(
     >>> best["feasible"]
     True
     """
-    spec = load_model(model) if isinstance(model, str) else model
-    on = system if isinstance(system, TrainingTarget) else training_target(system, stack)
+    spec, on = model_of(model), _target(system, stack)
     return rank_training(
         spec,
         on,
-        gpus,
-        TrainingWorkload(tokens_of(seq), tokens_of(global_batch)),
+        devices_of(gpus),
+        TrainingWorkload(tokens_of(seq, "seq"), tokens_of(global_batch, "global_batch")),
         get_recipe(precision, method, adapter_rank, adapters),
-        tokens=tokens_of(tokens),
+        tokens=tokens_of(tokens, "tokens"),
         chosen={k: v for k, v in chosen.items() if v is not None},
         reliability=reliability,
     )
@@ -216,14 +216,21 @@ def rank_on_cluster(
     >>> best.stages
     (('a1', 'a2'), ('b1', 'b2'))
     """
-    spec = load_model(model) if isinstance(model, str) else model
-    on = system if isinstance(system, TrainingTarget) else training_target(system, stack)
+    spec, on = model_of(model), _target(system, stack)
     return rank_placed_training(
         spec,
         on,
         cluster,
-        TrainingWorkload(tokens_of(seq), tokens_of(global_batch)),
+        TrainingWorkload(tokens_of(seq, "seq"), tokens_of(global_batch, "global_batch")),
         get_recipe(precision, method, adapter_rank, adapters),
         top=top,
         chosen={k: v for k, v in chosen.items() if v is not None},
     )
+
+
+def _target(system: System | TrainingTarget | str, stack: str) -> TrainingTarget:
+    if isinstance(system, TrainingTarget):
+        return system
+    if not isinstance(system, str | Path | System):
+        raise PlanError(f"system: {system!r} is neither a name nor a path nor what load_system returns")
+    return training_target(system, stack)

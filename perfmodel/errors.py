@@ -33,11 +33,13 @@ class UnknownNameError(PerfmodelError):
         Every name there is.
     hint : str, optional
         How to see them all.
+    near : str, optional
+        The name that was meant, where that is known better than by its spelling.
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "", near: str | None = None) -> None:
         known = sorted(set(known))
-        near = suggest(name, known)
+        near = near or suggest(name, known)
         message = f"unknown {kind} {name!r}."
         if near:
             message += f" Did you mean {near!r}?"
@@ -129,7 +131,9 @@ def suggest(name: str, known: Iterable[str]) -> str | None:
     >>> suggest("hgx-h10", ["hgx-h100", "gb200-nvl72"])
     'hgx-h100'
     """
-    typed = name.lower()
+    typed = name.strip().lower()
+    if not typed:
+        return None
 
     def nearness(candidate: str) -> float:
         # People leave out the ending ("h101" for "h100-sxm"), so a beginning that matches counts nearly as much.

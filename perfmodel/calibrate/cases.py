@@ -37,7 +37,8 @@ def read_cases(path: str | os.PathLike[str], required: Sequence[str]) -> pd.Data
     """
     file = Path(path)
     if not file.is_file():
-        raise CaseFileError(f"{file}: no such file")
+        what = "is no file" if file.exists() else "no such file"
+        raise CaseFileError(f"{file}: {what}; give the path of a CSV table")
     try:
         frame = pd.read_csv(file, keep_default_na=True, low_memory=False, dtype=dict.fromkeys(_TEXT, str))
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError) as error:

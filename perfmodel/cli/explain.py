@@ -63,6 +63,8 @@ def serving(
     spec = load_model(model)
     if arrival_rate is not None and concurrency is not None:
         raise PlanError("--concurrency follows from --arrival-rate; give one of them")
+    if ep > 1 and not spec.is_moe:
+        raise PlanError(f"--ep shares out experts, and {spec.id} has none")
     knobs = {"tp": tp, "pp": pp, "dp": dp, "concurrency": 1 if concurrency is None else concurrency}
     grid = plans(**knobs, ep=ep) if spec.is_moe else plans(**knobs)
     on = api.target(

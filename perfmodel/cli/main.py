@@ -59,7 +59,8 @@ _UsageError, _ClickException = typer.BadParameter.__mro__[1:3]
 
 
 def _message(error: Exception) -> str:
-    return str(error.format_message())  # type: ignore[attr-defined]
+    # Typer reads values with pydantic, whose words for what is wrong begin with the kind of the error.
+    return str(error.format_message()).replace("Value error, ", "")  # type: ignore[attr-defined]
 
 
 def _fail(message: str, code: int) -> NoReturn:

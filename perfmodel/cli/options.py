@@ -53,6 +53,10 @@ Collectives = Annotated[
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="File to write instead of stdout.")]
 
 
+LARGEST = 1e15
+"""Largest count of an option: up to here float64 holds every whole number, and no product of several overflows."""
+
+
 class Format(StrEnum):
     """How a result is written."""
 
@@ -74,12 +78,12 @@ def count(text: str, name: str) -> int:
     Returns
     -------
     int
-        At least 1.
+        From 1 to `LARGEST`.
 
     Raises
     ------
     PlanError
-        If it is not a whole number above zero.
+        If it is no such number.
     """
     from perfmodel.errors import PlanError, UnitError
     from perfmodel.units import parse
@@ -88,8 +92,10 @@ def count(text: str, name: str) -> int:
         value = parse(text, "count")
     except UnitError as error:
         raise PlanError(f"--{name}: {error}") from None
-    if value < 1 or value != int(value):
+    if value < 1:
         raise PlanError(f"--{name} must be a whole number of at least 1, not {text}")
+    if value > LARGEST:
+        raise PlanError(f"--{name} must be at most {LARGEST:.0e}, not {text}")
     return int(value)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from perfmodel.arrays import Floats, as_floats
+from perfmodel.errors import UnknownNameError
 from perfmodel.parallel.grid import PlanGrid
 from perfmodel.parallel.rules import Verdicts
 
@@ -140,7 +141,10 @@ class Estimate:
     context: Mapping[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> npt.NDArray[np.float64]:
-        return self.columns[name]
+        try:
+            return self.columns[name]
+        except KeyError:
+            raise UnknownNameError("column", name, self.columns) from None
 
     def __len__(self) -> int:
         return self.grid.size

@@ -175,6 +175,7 @@ def find_profile(kind: str, name: str | os.PathLike[str], profiles: str | os.Pat
     ProfileError
         If a path was given and there is no such file.
     """
+    name = name if isinstance(name, os.PathLike) else str(name)
     if _is_path(name):
         path = Path(name)
         if not path.is_file():
@@ -188,7 +189,10 @@ def find_profile(kind: str, name: str | os.PathLike[str], profiles: str | os.Pat
         if suggest(str(name), known) is None:  # no id is near; perhaps an alias is
             near = suggest(str(name), {alias for path in files for alias in _answers_to(path)})
             known |= {near} if near else set()
-        raise UnknownNameError(kind, str(name), known, _HINT)
+        # A device alone is no system, and its own is meant.
+        device = _search("device", str(name), directories) if kind == "system" else None
+        own = _peek(device).get("default_system") if device else None
+        raise UnknownNameError(kind, str(name), known, _HINT, own if own in known else None)
     return path_or_none
 
 

@@ -56,6 +56,7 @@ def find_named(kind: str, name: str, profiles: str | os.PathLike[str] | None = N
     ProfileError
         If there is no file at that path.
     """
+    name = str(name)
     if name.endswith(".toml"):
         if not Path(name).is_file():
             raise ProfileError(f"{name}: no such file; give the {kind}'s name or the path of its .toml file")

@@ -127,12 +127,12 @@ def get_recipe(name: str, method: str = "full", adapter_rank: float = 16.0, adap
     >>> get_recipe("fp8-mx").linear, get_recipe("bf16").optimizer_bytes
     ('mxfp8', 12.0)
     """
-    key = name.lower()
+    key = str(name).lower()
     key = _ALIASES.get(key, key)
     if key not in RECIPES:
-        raise UnknownNameError("training precision", name, (*RECIPES, *_ALIASES))
+        raise UnknownNameError("training precision", str(name), (*RECIPES, *_ALIASES))
     if method not in METHODS:
-        raise UnknownNameError("training method", method, METHODS)
+        raise UnknownNameError("training method", str(method), METHODS)
     for what, value in (("the rank of adapters", adapter_rank), ("adapters", adapters)):
         if not 1 <= value < np.inf or value != int(value):
             raise PlanError(f"{what} must be a whole number of at least 1, not {value:g}")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from perfmodel.arrays import as_floats, common_shape
+from perfmodel.arrays import common_shape
 from perfmodel.errors import PlanError
-from perfmodel.parallel.mesh import Slices, pick, take_part
+from perfmodel.parallel.mesh import Slices, knob, pick, take_part
 
 KNOBS = ("tp", "pp", "dp", "cp", "ep", "moe_tp", "concurrency")
 """Every knob of a plan, in the order in which ties between plans are broken."""
@@ -173,7 +173,7 @@ def plans(**knobs: npt.ArrayLike) -> PlanGrid:
         raise PlanError(f"unknown plan knob {sorted(unknown)[0]!r}; a plan has {', '.join(KNOBS)}")
     columns: dict[str, npt.NDArray[np.float64]] = {}
     for name in KNOBS:
-        value = as_floats(knobs.get(name, 1.0))
+        value = knob(name, knobs.get(name, 1.0))
         if not np.all(np.isfinite(value)) or np.any(value < 1) or np.any(value != np.floor(value)):
             bad = value.ravel()[np.argmax(~(value.ravel() >= 1) | (value.ravel() != np.floor(value.ravel())))]
             raise PlanError(f"{name} must be a whole number of at least 1, not {bad:g}")
@@ -233,6 +233,8 @@ def serving_splits(
     if gpus < 1:
         raise PlanError(f"gpus must be at least 1, not {gpus}")
     held = dict(chosen or {})
+    if unknown := sorted(set(held) - set(KNOBS)):
+        raise PlanError(f"unknown plan knob {unknown[0]!r}; a plan has {', '.join(KNOBS)}")
     divisors = [d for d in range(1, gpus + 1) if gpus % d == 0]
     rows: list[tuple[int, int, int, int, int]] = []
     for tp in (d for d in divisors if d <= tensor_limit):

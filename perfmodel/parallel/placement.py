@@ -119,7 +119,9 @@ def place(group: RankGroup, tier_devices: tuple[float, ...]) -> Placement:
 
 def _units(ranks: Array, stride: Array, block: Array, world: Array, devices: float) -> tuple[Array, Array, Array]:
     """Units that the worst-placed group spans, and its members in the emptiest and in the fullest of them."""
-    step = np.gcd(block.astype(np.int64), np.int64(devices)).astype(np.float64)
+    # More ranks than 64-bit integers count are on no system; which of them lie where is all the same.
+    whole = np.minimum(block, 2.0**62).astype(np.int64)
+    step = np.gcd(whole, np.int64(devices)).astype(np.float64)
     several = (world > block) & (world > devices)
     shifted = 1.0 + np.ceil((block - step) / devices)
     spanned = np.where(several, shifted, np.ceil(block / devices))

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from perfmodel.arrays import as_floats
 from perfmodel.costs.training import RECOMPUTE
 from perfmodel.costs.training_schedules import SCHEDULES
 from perfmodel.errors import PlanError, UnknownNameError
-from perfmodel.parallel.mesh import Slices, pick, take_part
+from perfmodel.parallel.mesh import Slices, knob, pick, take_part
 
 SIZES = ("tp", "pp", "dp", "cp", "ep", "vp", "micro_batch", "shard_copies", "sequence_chunks")
 """Knobs that are whole numbers of at least 1."""
@@ -260,7 +259,7 @@ def training_plans(**knobs: Any) -> TrainingGrid:
     columns: dict[str, Column] = {}
     for name in TRAINING_KNOBS:
         given = knobs.get(name, SHARES.get(name, 1.0 if name in SIZES else 0.0))
-        value = _codes(name, given) if name in NAMES else as_floats(given)
+        value = _codes(name, given) if name in NAMES else knob(name, given)
         low, high = (1.0, np.inf) if name in SIZES else (0.0, float(_HIGHEST.get(name, 1)))
         whole = (value == np.floor(value)) | (name in SHARES)
         wrong = ~(np.isfinite(value) & (value >= low) & (value <= high) & whole)

@@ -1,13 +1,14 @@
 """Enumeration of the training plans that a number of devices allows (no quantity of its own)."""
 
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from perfmodel.costs.training import RECOMPUTE
 from perfmodel.errors import PlanError
-from perfmodel.parallel.training_grid import NAMES, TRAINING_KNOBS, TrainingGrid, training_plans
+from perfmodel.parallel.training_grid import NAMES, SIZES, TRAINING_KNOBS, TrainingGrid, training_plans
 
 
 def _divisors(number: int) -> list[int]:
@@ -82,8 +83,8 @@ def training_meshes(
     if gpus < 1:
         raise PlanError(f"gpus must be at least 1, not {gpus}")
     held = {name: _several(value) for name, value in (chosen or {}).items() if value is not None}
-    for name in _OUTER:
-        if any(value < 1 for value in held.get(name, ())):
+    for name in SIZES:
+        if any(not isinstance(value, Real) or value < 1 for value in held.get(name, ())):
             raise PlanError(f"{name} must be a whole number at least 1, not {_shown(held[name])}")
     found: list[TrainingGrid] = []
     for tp in held.get("tp") or [d for d in _divisors(gpus) if d <= min(tensor_limit, 64)]:

@@ -51,7 +51,8 @@ def nearest_miss(
             excess = np.maximum(excess, estimate[column] / limit)
         if limits.rate:
             sustained = estimate["requests_per_s"] * replicas
-            short = np.where(sustained > 0, limits.rate / np.where(sustained > 0, sustained, 1.0), np.inf)
+            with np.errstate(over="ignore"):
+                short = np.where(sustained > 0, limits.rate / np.where(sustained > 0, sustained, 1.0), np.inf)
             excess = np.maximum(excess, short)
         i = int(np.argmin(np.where(reached, excess, np.inf)))
         row = estimate.row(i)

@@ -27,7 +27,7 @@ from perfmodel.ranking.limits import Limits, limit_rules
 from perfmodel.ranking.nearest import nearest_miss
 from perfmodel.ranking.pareto import pareto_front
 from perfmodel.ranking.separate_pools import MOST_REQUESTS
-from perfmodel.ranking.ties import fewer_stages_first
+from perfmodel.ranking.ties import fewer_stages_first, plan_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ class Ranking:
         dict
             The estimate's row with rank, replicas, gpus and the tokens per second of the whole deployment.
         """
-        row = self.estimate.row(int(self.order[rank - 1]))
+        row = self.estimate.row(plan_at(self.order, rank))
         size = row["tp"] * row["pp"] * row["dp"] * row["cp"]
         replicas = self.gpus // size
         whole = {"deployment_tokens_per_s": row["tokens_per_s"] * replicas}

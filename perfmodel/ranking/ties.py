@@ -3,12 +3,44 @@
 import numpy as np
 import numpy.typing as npt
 
+from perfmodel.errors import PlanError
+
 NEAR_TIE = 0.02
 """Plans whose rates differ by less than this share are as good as equal.
 
 Half of what repeated runs of one deployment scatter in TPOT. Pipeline stages come second in such a tie: a prediction
 does not hold the bubbles of requests that end at different times, which only a pipeline has.
 """
+
+
+def plan_at(order: npt.NDArray[np.int64], rank: int) -> int:
+    """Position of a ranked plan among all.
+
+    Parameters
+    ----------
+    order : numpy.ndarray
+        Positions, the best first.
+    rank : int
+        1 for the best.
+
+    Returns
+    -------
+    int
+        Position.
+
+    Raises
+    ------
+    PlanError
+        If there is no such rank.
+
+    Examples
+    --------
+    >>> plan_at(np.array([7, 3]), 2)
+    3
+    """
+    if not 1 <= rank <= len(order):
+        raise PlanError(f"rank must lie between 1 and {len(order)}, the plans of the ranking, not {rank}")
+    return int(order[rank - 1])
 
 
 def fewer_stages_first(

@@ -17,6 +17,7 @@ from perfmodel.layers.training_recipe import TrainingRecipe
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.training_grid import TRAINING_KNOBS, TrainingGrid
 from perfmodel.parallel.training_splits import listed, training_meshes
+from perfmodel.ranking.ties import plan_at
 from perfmodel.ranking.training_search import Search, order_of, rounded_s, search_training
 from perfmodel.units import format_size
 
@@ -144,7 +145,7 @@ class TrainingRanking:
         dict
             The estimate's row with rank and gpus, and with days where a token budget was given.
         """
-        row = {"rank": rank, "gpus": self.gpus} | self.estimate.row(int(self.order[rank - 1]))
+        row = {"rank": rank, "gpus": self.gpus} | self.estimate.row(plan_at(self.order, rank))
         if self.reliability:
             row |= self.reliability.columns(row, self.gpus, self.node)
         if self.tokens:

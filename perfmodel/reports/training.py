@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from perfmodel.errors import PlanError
 from perfmodel.estimate.training.flops import CONVENTIONS
 from perfmodel.estimate.training.memory import MEMORY_PARTS
 from perfmodel.estimate.training.pipeline import STEP_PARTS
@@ -255,8 +256,16 @@ def training_derivation(estimate: TrainingEstimate, index: int, provenance: Mapp
     -------
     str
         Lines: the step part by part, memory part by part, and what they rest on.
+
+    Raises
+    ------
+    PlanError
+        If the plan cannot be; one that only lacks memory is derived, to show what takes it.
     """
     row, context = estimate.row(index), estimate.context
+    broken = int(estimate.verdicts.code[index])
+    if broken and estimate.verdicts.rules[broken - 1].category != "memory":
+        raise PlanError(f"this plan cannot be: {row['reason']}")
     rows = [
         [part, format_time(row[f"{part}_s"]), f"{100 * row[f'{part}_s'] / row['step_s']:.1f}%", _WORDS[part]]
         for part in STEP_PARTS

@@ -115,7 +115,18 @@ BAD = [
     ([*RANK, "--kv", "int3"], "unknown number format 'int3'"),
     ([*RANK, "--engine", "vlm"], "unknown engine 'vlm'. Did you mean 'vllm'?"),
     ([*RANK, "--profiles", "/nonexistent"], "does not exist"),
-    ([*RANK, "--format", "xml"], "xml"),
+    ([*RANK, "--format", "xml"], "Invalid value for '--format': 'xml' is not one of"),
+    ([*RANK, "--system", "h100"], "unknown system 'h100'. Did you mean 'hgx-h100'?"),
+    ([*RANK, "--model", ""], "unknown model ''. (perfmodel model list"),
+    ([*RANK, "--osl", "1e300"], "--osl must be at most 1e+15, not 1e300"),
+    ([*RANK, "--objective", "cost"], "need --workers separate or both"),
+    (["predict", "operators", "."], "is no file; give the path of a CSV table"),
+    ("experts --model mixtral-8x7b --system hgx-h100 --tokens-per-rank 1e300", "--tokens-per-rank must be at most"),
+    ("explain serving --model llama-3.1-8b --system hgx-h100 --isl 4k --osl 1k --ep 2", "has none"),
+    (
+        "explain training --model llama-3.1-8b --system hgx-h100 --global-batch 64 --seq 4Ki --tp 3",
+        "this plan cannot be: tp=3 does not divide 32 query heads",
+    ),
     ([*RANK, "--rate", "-1"], "rate"),
     ([*RANK, "--top", "0"], "--top"),
     (["rank", "serving"], "Missing option"),
@@ -145,7 +156,7 @@ BAD = [
 
 @pytest.mark.parametrize(("arguments", "expected"), BAD, ids=lambda v: None if isinstance(v, str) else " ".join(v[-3:]))
 def test_bad_input_is_one_line_with_exit_2(capsys, arguments, expected):
-    code, out, err = run(capsys, *arguments)
+    code, out, err = run(capsys, *(arguments.split() if isinstance(arguments, str) else arguments))
     assert code == 2
     assert out == ""
     assert err.startswith("perfmodel: ")
