@@ -99,6 +99,8 @@ def rank(
     engine: str = "neutral",
     load: Mapping[str, Any] | None = None,
     price: float | None = None,
+    budget: float | None = None,
+    power: float | str | None = None,
     **chosen: Any,
 ) -> Ranking:
     """Rank every split of a number of devices for serving.
@@ -129,6 +131,10 @@ def rank(
         Further fields of the `Workload`: arrivals, prefix_hit, draft_tokens, acceptance, draft_cost, waves.
     price : float, optional
         US dollars for one device and hour; then rows have the price of a million output tokens [USD/h].
+    budget : float, optional
+        US dollars per hour that all devices together may cost; `gpus` is then the most that there are [USD/h].
+    power : float or str, optional
+        Power that all devices together may draw, each at its limit: in watts or with a unit ("224kW").
     **chosen
         Knobs held at one value: tp, pp, dp, ep, moe_tp, concurrency.
 
@@ -155,7 +161,7 @@ def rank(
         devices_of(gpus),
         workload_of(isl, osl, load),
         precision_of(spec, precision, kv, on),
-        limits_of(ttft, tpot, rate, ttft_p99),
+        limits_of(ttft, tpot, rate, ttft_p99, budget, power),
         price=price_of(price),
         chosen=knobs_of(chosen),
     )

@@ -10,8 +10,8 @@ from perfmodel.estimate.serving.pools import Link
 from perfmodel.estimate.target import Target
 from perfmodel.hardware.fabric import System
 from perfmodel.models.spec import ModelSpec
-from perfmodel.ranking.compare import Comparison, fewest_devices
-from perfmodel.ranking.separate import SeparateRanking, rank_separate
+from perfmodel.ranking.compare import Comparison
+from perfmodel.ranking.separate import rank_separate
 from perfmodel.ranking.serving import rank_serving
 from perfmodel.units import parse
 
@@ -73,6 +73,8 @@ def compare(
     by: str = "gpu",
     price: float | None = None,
     prefill_price: float | None = None,
+    budget: float | None = None,
+    power: float | str | None = None,
     ttft: float | str | None = None,
     tpot: float | str | None = None,
     rate: float = 0.0,
@@ -107,6 +109,10 @@ def compare(
         What tokens are ranked per: "gpu", "cost" (needs prices) or "energy" (devices at their power limit).
     price, prefill_price : float, optional
         US dollars for one device and hour, and for one of the prefill system where that is another one [USD/h].
+    budget : float, optional
+        US dollars per hour that all devices together may cost; `gpus` is then the most that there are [USD/h].
+    power : float or str, optional
+        Power that all devices together may draw, each at its limit: in watts or with a unit ("224kW").
     ttft, tpot : float or str, optional
         Limits, in seconds or with a unit ("50ms").
     rate : float
@@ -142,17 +148,18 @@ def compare(
     spec, on = model_of(model), target_of(system, engine)
     first = on if prefill_system is None else target_of(prefill_system, engine)
     gpus, workload, held = devices_of(gpus), workload_of(isl, osl, load), knobs_of(chosen)
-    limits, formats = limits_of(ttft, tpot, rate, ttft_p99), precision_of(spec, precision, kv, on)
+    limits, formats = limits_of(ttft, tpot, rate, ttft_p99, budget, power), precision_of(spec, precision, kv, on)
     paid = price_of(price)
     both: dict[str, Any] = {"together": None, "separate": None}
     missing = []
 
-    def separate(devices: int) -> SeparateRanking:
-        return rank_separate(
+    fewest: dict[str, int] = {}
+    try:
+        both["separate"] = rank_separate(
             spec,
             first,
             on,
-            devices,
+            gpus,
             workload,
             formats,
             limits,
@@ -161,18 +168,8 @@ def compare(
             by=by,
             chosen=held,
         )
-
-    def suffices(devices: int) -> bool:
-        try:
-            return bool(len(separate(devices)))
-        except (NothingFeasibleError, PlanError):
-            return False
-
-    fewest: dict[str, int] = {}
-    try:
-        both["separate"] = separate(gpus)
-        if rate:
-            fewest["separate"] = fewest_devices(suffices, gpus)
+        if both["separate"].fewest_gpus:
+            fewest["separate"] = both["separate"].fewest_gpus
     except NothingFeasibleError as error:
         missing.append(f"Separate workers: {error}")
     if together:

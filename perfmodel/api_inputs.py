@@ -169,9 +169,14 @@ def workload_of(isl: float | str, osl: float | str, load: Mapping[str, Any] | No
 
 
 def limits_of(
-    ttft: float | str | None, tpot: float | str | None, rate: float, ttft_p99: float | str | None = None
+    ttft: float | str | None,
+    tpot: float | str | None,
+    rate: float,
+    ttft_p99: float | str | None = None,
+    budget: float | None = None,
+    power: float | str | None = None,
 ) -> Limits:
-    """Read latency limits, and the rate that must be sustained.
+    """Read latency limits, the rate that must be sustained, and what all devices may cost or draw.
 
     Parameters
     ----------
@@ -181,18 +186,25 @@ def limits_of(
         Requests per second.
     ttft_p99 : float or str, optional
         For 99 requests in 100, like the others.
+    budget : float, optional
+        US dollars per hour for all devices [USD/h].
+    power : float or str, optional
+        In watts or with a unit, for all devices at their power limit.
 
     Returns
     -------
     Limits
-        In seconds.
+        In SI units.
     """
-    seconds = {
-        name: number_of(value, "time", name.removesuffix("_s"))
-        for name, value in (("ttft_s", ttft), ("tpot_s", tpot), ("ttft_p99_s", ttft_p99))
-        if value is not None
-    }
-    return Limits(**seconds, rate=number_of(rate, "count", "rate"))
+    asked = (
+        ("ttft_s", ttft, "time", "ttft"),
+        ("tpot_s", tpot, "time", "tpot"),
+        ("ttft_p99_s", ttft_p99, "time", "ttft_p99"),
+        ("usd_per_hour", budget, "price", "budget"),
+        ("power_w", power, "power", "power"),
+    )
+    given = {name: number_of(value, kind, word) for name, value, kind, word in asked if value is not None}
+    return Limits(**given, rate=number_of(rate, "count", "rate"))
 
 
 def price_of(price: float | None) -> float:

@@ -86,6 +86,12 @@ def serving(
     layerwise: Annotated[bool, typer.Option("--layerwise", help="Send the cache layer by layer.")] = False,
     price: Annotated[float | None, typer.Option(help="US dollars for one GPU and hour.")] = None,
     prefill_price: Annotated[float | None, typer.Option(help="The same for a GPU of the prefill system.")] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="US dollars per hour that all GPUs may cost; needs --price.")
+    ] = None,
+    power: Annotated[
+        str | None, typer.Option(help="Power that all GPUs may draw, each at its limit, for instance 200kW.")
+    ] = None,
     objective: Annotated[
         Objective, typer.Option(help="With separate workers: rank by tokens per GPU, cost or energy.")
     ] = Objective.gpu,
@@ -138,6 +144,8 @@ def serving(
         "tpot": options.seconds(tpot, "tpot"),
         "rate": rate,
         "price": price,
+        "budget": budget,
+        "power": power,
         "precision": precision,
         "kv": kv,
         "load": {

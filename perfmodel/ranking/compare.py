@@ -1,12 +1,13 @@
 """Comparison of deployments that compute prompts and tokens on the same workers with those that separate them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from perfmodel.ranking.separate import RANKED_BY, SeparateRanking
+from perfmodel.ranking.separate import SeparateRanking
+from perfmodel.ranking.separate_search import RANKED_BY
 from perfmodel.ranking.serving import Ranking
 from perfmodel.ranking.ties import fewer_stages_first
 
@@ -55,12 +56,28 @@ class Comparison:
         for kind, part in (("together", self.together), ("separate", self.separate)):
             if part:
                 rows += [part.row(i) | {"workers": kind} for i in range(1, min(top, len(part)) + 1)]
-        rate = np.array([row[RANKED_BY[self.by]] for row in rows])
-        rate = rate if self.by == "gpu" else 1.0 / rate
+        rate = np.array([self.worth(row) for row in rows])
         stages = np.array([float(row.get("decode_pp", row.get("pp", 1))) for row in rows])
         order = np.argsort(-rate, kind="stable")
         order = order[fewer_stages_first(rate[order], stages[order])][:top]
         return [rows[i] | {"rank": rank} for rank, i in enumerate(order, start=1)]
+
+    def worth(self, row: Mapping[str, Any]) -> float:
+        """What deployments are ranked by.
+
+        Parameters
+        ----------
+        row : mapping
+            A row of either kind, with `workers`.
+
+        Returns
+        -------
+        float
+            Tokens per second of the whole deployment, per US dollar or per joule; more is better.
+        """
+        if self.by != "gpu":
+            return 1.0 / float(row[RANKED_BY[self.by]])
+        return float(row["tokens_per_s" if row["workers"] == "separate" else "deployment_tokens_per_s"])
 
     @property
     def searched(self) -> int:
@@ -71,30 +88,3 @@ class Comparison:
     def seconds(self) -> float:
         """Time that the searches took [s]."""
         return sum(part.seconds for part in (self.together, self.separate) if part)
-
-
-def fewest_devices(feasible: Callable[[int], bool], most: int) -> int:
-    """Fewest devices on which a deployment is feasible, given that it is on the most.
-
-    Parameters
-    ----------
-    feasible : callable
-        Number of devices -> whether any deployment on so many meets all limits.
-    most : int
-        Devices on which one does.
-
-    Returns
-    -------
-    int
-        Devices; found by halving, which takes more devices for never worse than fewer.
-
-    Examples
-    --------
-    >>> fewest_devices(lambda devices: devices >= 11, 64)
-    11
-    """
-    low, high = 2, most
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if feasible(middle) else (middle + 1, high)
-    return high

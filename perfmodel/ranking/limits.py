@@ -1,20 +1,21 @@
-"""Limits: what a serving plan must deliver, as rules, and the short name of a plan."""
+"""Limits: what a serving plan must deliver and may take, as rules, and the short name of a plan."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from perfmodel.errors import PlanError
+from perfmodel.errors import NothingFeasibleError, PlanError
 from perfmodel.estimate.result import Estimate
 from perfmodel.estimate.serving.open_loop import SPARE_DEVIATIONS
+from perfmodel.estimate.target import Target
 from perfmodel.parallel.rules import Rule
 from perfmodel.units import format_time
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a plan must deliver.
+    """What a plan must deliver, and what it may take.
 
     Parameters
     ----------
@@ -26,15 +27,21 @@ class Limits:
         Requests per second that all replicas together must sustain [1/s].
     ttft_p99_s : float
         Longest time to first token of 99 requests in 100, under Poisson arrivals [s].
+    usd_per_hour : float
+        Most that all devices together may cost for one hour [USD/h].
+    power_w : float
+        Most power that all devices together may draw, each at its limit [W].
     """
 
     ttft_s: float = np.inf
     tpot_s: float = np.inf
     rate: float = 0.0
     ttft_p99_s: float = np.inf
+    usd_per_hour: float = np.inf
+    power_w: float = np.inf
 
     def __post_init__(self) -> None:
-        for name in ("ttft_s", "tpot_s", "ttft_p99_s"):
+        for name in ("ttft_s", "tpot_s", "ttft_p99_s", "usd_per_hour", "power_w"):
             if not getattr(self, name) > 0:
                 raise PlanError(f"{name} must be above zero, not {getattr(self, name):g}")
         if self.rate < 0:
@@ -105,6 +112,54 @@ def limit_rules(estimate: Estimate, limits: Limits, gpus: int) -> tuple[Rule, ..
             lambda i: f"{rate[i]:.3g} requests/s are fewer than {limits.rate:g}",
         ),
     )
+
+
+def affordable(target: Target, gpus: int, limits: Limits, price: float) -> int:
+    """Devices that a budget pays for and feeds, in whole scale-up domains where it is more than one.
+
+    Parameters
+    ----------
+    target : Target
+        Gives the power of a device, and the domain.
+    gpus : int
+        Devices at most.
+    limits : Limits
+        Price of an hour and power at most.
+    price : float
+        Price of one device for one hour, NaN where it is not known [USD/h].
+
+    Returns
+    -------
+    int
+        Devices, `gpus` where nothing else is limited.
+
+    Raises
+    ------
+    NothingFeasibleError
+        If they do not suffice for one device.
+    PlanError
+        If something is limited of which nobody says what a device takes.
+    """
+    most = float(gpus)
+    for limit, each, needs in (
+        (limits.usd_per_hour, price, "a budget per hour needs the price of a GPU-hour"),
+        (
+            limits.power_w,
+            target.device.power_w or np.nan,
+            "a power budget needs a device whose power limit is published",
+        ),
+    ):
+        if np.isfinite(limit):
+            if not np.isfinite(each):
+                raise PlanError(needs)
+            # Sums of prices are off by a rounding.
+            most = min(most, np.floor(limit / each + 1e-9))
+    domain = target.system.scale_up_devices
+    if most < gpus and most > domain:
+        most -= most % domain
+    if most < 1:
+        raise NothingFeasibleError("the budget does not suffice for one GPU. Ask for more.")
+    return int(most)
 
 
 def plan_name(row: Mapping[str, object]) -> str:

@@ -1,4 +1,4 @@
-"""Ranking of deployments with separate workers for prompts and tokens: pools, their sizes, their balance."""
+"""Ranking of deployments with separate workers for prompts and tokens."""
 
 import time
 from collections.abc import Mapping
@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from perfmodel.arrays import as_floats
 from perfmodel.costs.economy import optimal_throughput
-from perfmodel.errors import NothingFeasibleError, PlanError
+from perfmodel.errors import NothingFeasibleError
 from perfmodel.estimate.result import BOUNDS
-from perfmodel.estimate.serving.pools import Link, Prompts, Tokens, outermost
+from perfmodel.estimate.serving.pools import Link, Tokens
 from perfmodel.estimate.serving.predict import arithmetic_peak
 from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.target import Target
@@ -20,15 +20,11 @@ from perfmodel.estimate.timed_step import RESOURCES
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import PlanGrid
-from perfmodel.parallel.rules import Rule, judge
 from perfmodel.ranking.limits import Limits, plan_name
-from perfmodel.ranking.separate_mesh import balance, deployment_rules, economy
-from perfmodel.ranking.separate_pools import SPLIT, decode_pool, prefill_pool, worker_splits
-from perfmodel.ranking.ties import NEAR_TIE, fewer_stages_first
-from perfmodel.units import format_time
-
-RANKED_BY = {"gpu": "tokens_per_s_per_gpu", "cost": "usd_per_million_tokens", "energy": "energy_per_token_j"}
-"""What deployments can be ranked by, and the column that says it."""
+from perfmodel.ranking.separate_pools import SPLIT
+from perfmodel.ranking.separate_request import fewest_devices, nearest_miss, prepared
+from perfmodel.ranking.separate_search import Search
+from perfmodel.ranking.ties import fewer_stages_first
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +48,9 @@ class SeparateRanking:
     seconds : float
         Time the search took [s].
     infeasible : mapping
-        Reason -> number of deployments.
+        Reason -> number of deployments or, where one of their workers cannot be, of workers.
+    fewest_gpus : int, optional
+        Fewest devices that sustain the rate that was asked for, where one was.
     """
 
     columns: Mapping[str, npt.NDArray[np.float64]]
@@ -63,6 +61,7 @@ class SeparateRanking:
     searched: int
     seconds: float
     infeasible: Mapping[str, int] = field(default_factory=dict)
+    fewest_gpus: int | None = None
 
     def __len__(self) -> int:
         return len(self.columns["ttft_s"])
@@ -86,6 +85,7 @@ class SeparateRanking:
             "prefill_gpus",
             "decode_gpus",
             "gpus",
+            "idle_gpus",
             "concurrency",
             *_pool_names("prefill"),
         }
@@ -93,7 +93,7 @@ class SeparateRanking:
         row: dict[str, Any] = {"rank": rank, "workers": "separate"}
         for name, values in self.columns.items():
             value = float(values[rank - 1])
-            if name == "usd_per_million_tokens" and not np.isfinite(value):
+            if name.startswith("usd_per_") and not np.isfinite(value):
                 continue
             row[name] = int(value) if name in whole else BOUNDS[int(value)] if name.startswith("bound") else value
         return row | {"feasible": True, "reason": ""}
@@ -141,11 +141,11 @@ def rank_separate(
     by: str = "gpu",
     chosen: Mapping[str, int] | None = None,
 ) -> SeparateRanking:
-    """Rank deployments of separate prefill and decode workers by output tokens per second and device.
+    """Rank deployments of separate prefill and decode workers by output tokens per second.
 
-    Every split of a prefill worker meets every split of a decode worker at every concurrency. The number of prefill
-    workers is the one at which both pools are busy all the time, and its neighbours; decode workers take what is
-    left. Devices that no worker uses count in the rate per device.
+    Every split of a prefill worker meets every split of a decode worker, and each pair gets the concurrency and the
+    numbers of workers that suit it (`Search`). Devices that no worker uses count in the rate per device, unless a
+    budget of money or power keeps them out.
 
     Parameters
     ----------
@@ -154,13 +154,13 @@ def rank_separate(
     prefill, decode : Target
         What the workers of each kind run on; the same or different.
     gpus : int
-        Devices of both pools together.
+        Devices of both pools together, at most.
     workload : Workload
         Lengths of the requests.
     precision : Precision
         Number formats.
     limits : Limits, optional
-        Latency limits and request rate.
+        Latency limits, request rate, and what all devices may cost or draw.
     link : Link, optional
         What the cache crosses; by default the outermost tier of the prefill workers' system.
     prices : tuple of float
@@ -173,7 +173,7 @@ def rank_separate(
     Returns
     -------
     SeparateRanking
-        Ranked deployments, never empty.
+        Ranked deployments, never empty: of the best decode splits the best deployment each.
 
     Raises
     ------
@@ -184,53 +184,17 @@ def rank_separate(
     """
     start = time.perf_counter()
     limits = limits or Limits()
-    if by not in RANKED_BY:
-        raise PlanError(f"deployments are ranked by {', '.join(RANKED_BY)}, not by {by!r}")
-    if by == "cost" and not np.isfinite(prices).all():
-        raise PlanError("ranking by cost needs the price of a GPU-hour of both kinds of workers")
-    if by == "energy" and None in (prefill.device.power_w, decode.device.power_w):
-        raise PlanError("ranking by energy needs devices whose power limit is published")
-    if gpus < 2:
-        raise PlanError(f"separate workers need at least 2 GPUs, not {gpus}")
-    room = {target.system.id: target.system.max_devices for target in (prefill, decode)}
-    if gpus > sum(room.values()):
-        names = " and ".join(room)
-        raise PlanError(f"{names} connect at most {sum(room.values())} devices, and {gpus} are wanted")
-    if workload.arrivals == "closed" and np.isfinite(limits.ttft_p99_s):
-        raise PlanError("a limit for 99 % of requests needs Poisson arrivals: a closed loop has no distribution")
-    if workload.host_hit:
-        raise PlanError("a cache in host memory is predicted for common workers only")
-    if workload.host_experts:
-        raise PlanError("experts in host memory are predicted for common workers only")
-    chosen = {k: v for k, v in (chosen or {}).items() if k != "concurrency"}
-    splits = worker_splits(model, decode.engine, gpus - 1, chosen)
-    link = link or outermost(prefill)
-    senders = worker_splits(model, prefill.engine, gpus - 1, chosen)
-    pool, prompts = prefill_pool(model, prefill, senders, workload, precision)
-    grid, tokens, rules = decode_pool(model, decode, splits, workload, precision, limits)
-    mesh = balance(model, pool, prompts, grid, tokens, workload, gpus, link)
-    every = (*rules, *deployment_rules(mesh, limits))
-    verdicts = judge(mesh["ttft_s"].shape, every)
-    mesh |= economy(mesh, pool, grid, prices, (prefill.device.power_w, decode.device.power_w))
-    value = mesh[RANKED_BY[by]] if by == "gpu" else 1.0 / mesh[RANKED_BY[by]]
-    rate = np.where(verdicts.feasible.reshape(mesh["ttft_s"].shape), value, -np.inf)
-    # One entry per decode split: the prefill split that suits it best (of near-ties the one with the fewest pipeline
-    # stages), with the best concurrency and number of workers.
-    by_pair = np.moveaxis(rate, 1, 0).reshape(splits.size, pool.size, -1)
-    most = by_pair.max(axis=2)
-    level = most >= (1.0 - NEAR_TIE) * most.max(axis=1, keepdims=True)
-    fewest = np.where(level, pool.column("pp"), np.inf)
-    suited = np.where(fewest == fewest.min(axis=1, keepdims=True), most, -np.inf).argmax(axis=1)
-    best = most[np.arange(splits.size), suited]
-    found = np.flatnonzero(np.isfinite(best))
-    if not len(found):
-        raise NothingFeasibleError(_nearest_miss(mesh, limits, verdicts.code, every, gpus))
-    ties = [grid.column(name).reshape(grid.shape)[found, 0] for name in reversed(SPLIT)]
-    found = found[np.lexsort((*ties, -best[found]))]
-    found = found[fewer_stages_first(best[found], grid.pp[found, 0])]
-    p = suited[found]
-    b, k = np.unravel_index(by_pair[found, p].argmax(axis=1), rate.shape[2:])
-    columns = _columns(mesh, (p, found, b, k), pool, prompts, grid, tokens)
+    search = prepared(model, prefill, decode, gpus, workload, precision, limits, link, prices, by, chosen)
+    candidates = search.candidates()
+    found, tally = search.best(candidates)
+    if found is None:
+        raise NothingFeasibleError(nearest_miss(search))
+    grid, tokens, _ = search.decode.at(found["decode"].astype(int), found["held"][:, None])
+    splits = grid.take(np.arange(grid.size))
+    ties = [splits.column(name) for name in reversed(SPLIT)]
+    order = np.lexsort((*ties, -found["value"]))
+    order = order[fewer_stages_first(found["value"][order], splits.pp[order])]
+    columns = {name: values[order] for name, values in _columns(search, found, grid, tokens).items()}
     share = columns["prefill_workers"] * columns["prefill_gpus"] / columns["gpus"]
     peaks = [arithmetic_peak(target, precision) for target in (prefill, decode)]
     columns["optimal_tokens_per_s_per_gpu"] = as_floats(
@@ -245,32 +209,34 @@ def rank_separate(
         columns,
         gpus,
         limits,
-        link,
+        search.link,
         (prefill.system.id, decode.system.id),
-        rate.size,
+        tally.searched,
         time.perf_counter() - start,
-        verdicts.counts(),
+        tally.infeasible,
+        fewest_devices(lambda some: search.within(some).suffices(candidates), gpus) if limits.rate else None,
     )
 
 
 def _columns(
-    mesh: Mapping[str, npt.NDArray[np.float64]],
-    at: tuple[npt.NDArray[np.int64], ...],
-    pool: PlanGrid,
-    prompts: Prompts,
-    grid: PlanGrid,
-    tokens: Tokens,
+    search: Search, found: Mapping[str, npt.NDArray[np.float64]], grid: PlanGrid, tokens: Tokens
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Columns of the chosen deployments: the mesh, both splits, memory and the parts of both steps."""
-    p, d, b, _ = at
+    """Columns of the chosen deployments: what the search found, both splits, memory and the parts of both steps."""
+    pool, prompts, prefill = search.pool, search.prompts, found["prefill"].astype(int)
 
     def first(values: object) -> npt.NDArray[np.float64]:
-        return np.broadcast_to(as_floats(values), pool.shape)[p]
+        return as_floats(np.broadcast_to(as_floats(values), pool.shape)[prefill])
 
     def second(values: object) -> npt.NDArray[np.float64]:
-        return np.broadcast_to(as_floats(values), grid.shape)[d, b]
+        return as_floats(np.broadcast_to(as_floats(values), grid.shape)[:, 0])
 
-    columns = {name: values[at] for name, values in mesh.items() if name != "enough"}
+    unshown = ("enough", "prefill", "decode", "held", "value")
+    columns = {name: values for name, values in found.items() if name not in unshown}
+    if len(search.budget.totals) > 1:
+        # What a budget keeps out is not idle.
+        for name in ("tokens_per_s_per_gpu", "input_tokens_per_s_per_gpu"):
+            columns[name] = columns[name] * search.gpus / columns["gpus"]
+    columns["idle_gpus"] = search.gpus - columns["gpus"] if len(search.budget.totals) == 1 else 0.0 * columns["gpus"]
     columns |= {f"prefill_{name}": first(getattr(pool, name)) for name in SPLIT}
     columns |= {f"decode_{name}": second(getattr(grid, name)) for name in SPLIT}
     columns |= {"prefill_gpus": first(pool.devices), "decode_gpus": second(grid.devices)}
@@ -289,28 +255,3 @@ def _columns(
     full = columns["concurrency"] + columns["decode_workers"] * columns["decode_dp"] > columns["capacity_requests"]
     columns["bound"] = np.where(full, float(BOUNDS.index("capacity")), columns["bound_decode"])
     return columns
-
-
-def _nearest_miss(
-    mesh: Mapping[str, npt.NDArray[np.float64]],
-    limits: Limits,
-    code: npt.NDArray[np.int16],
-    rules: tuple[Rule, ...],
-    gpus: int,
-) -> str:
-    """Say which deployment comes nearest to the limits, or why none fits."""
-    late = ("TPOT", "TTFT", "fewer than")
-    reached = np.isin(code, [i for i, rule in enumerate(rules, start=1) if rule.category.startswith(late)])
-    if not reached.any():
-        counts = np.bincount(code, minlength=len(rules) + 1)[1:]
-        return f"no decode worker fits on {gpus} GPUs: {rules[int(counts.argmax())].category}. Ask for more GPUs."
-    excess = np.maximum(mesh["ttft_s"] / limits.ttft_s, mesh["tpot_s"] / limits.tpot_s)
-    excess = np.maximum(excess, mesh.get("ttft_p99_s", mesh["ttft_s"]) / limits.ttft_p99_s)
-    excess = np.nan_to_num(np.maximum(excess, limits.rate / mesh["requests_per_s"]), nan=np.inf)
-    i = int(np.argmin(np.where(reached & (mesh["enough"].ravel() > 0), excess.ravel(), np.inf)))
-    return (
-        "no deployment with separate workers meets the limits. Nearest:"
-        f" {mesh['prefill_workers'].ravel()[i]:.0f} prefill and {mesh['decode_workers'].ravel()[i]:.0f} decode workers"
-        f" with TTFT {format_time(float(mesh['ttft_s'].ravel()[i]))},"
-        f" TPOT {format_time(float(mesh['tpot_s'].ravel()[i]))}, {mesh['requests_per_s'].ravel()[i]:.3g} requests/s."
-    )

@@ -23,7 +23,7 @@ from perfmodel.parallel.grid import KNOBS, PlanGrid, concurrency_ladder, plans, 
 from perfmodel.parallel.rules import joined
 from perfmodel.ranking.collectives import collectives_of
 from perfmodel.ranking.concurrencies import between_steps
-from perfmodel.ranking.limits import Limits, limit_rules
+from perfmodel.ranking.limits import Limits, affordable, limit_rules
 from perfmodel.ranking.nearest import nearest_miss
 from perfmodel.ranking.pareto import pareto_front
 from perfmodel.ranking.separate_pools import MOST_REQUESTS
@@ -166,13 +166,13 @@ def rank_serving(
     target : Target
         System, kernels and engine.
     gpus : int
-        Devices of the deployment: replicas x replica size.
+        Devices of the deployment: replicas x replica size; under a budget those that it pays for.
     workload : Workload
         Lengths of the requests.
     precision : Precision
         Number formats.
     limits : Limits, optional
-        Latency limits and request rate.
+        Latency limits, request rate, and what all devices may cost or draw.
     price : float, optional
         Price of one device for one hour; by default none is reckoned with [USD/h].
     chosen : mapping, optional
@@ -199,6 +199,7 @@ def rank_serving(
         raise PlanError(
             f"{target.system.id} connects at most {target.system.max_devices} devices, and {gpus} are wanted"
         )
+    gpus = affordable(target, gpus, limits, price)
     if np.isfinite(limits.ttft_p99_s) and workload.arrivals != "poisson":
         raise PlanError("a limit for 99 % of requests needs Poisson arrivals: a closed loop has no distribution")
     concurrency = held.pop("concurrency", None)

@@ -8,7 +8,7 @@ import numpy as np
 from perfmodel.errors import NothingFeasibleError, PlanError
 from perfmodel.ranking.compare import Comparison
 from perfmodel.ranking.limits import plan_name
-from perfmodel.ranking.separate import RANKED_BY, pool_plan
+from perfmodel.ranking.separate import pool_plan
 from perfmodel.ranking.serving import Ranking
 from perfmodel.reports.words import BOUND_WORDS, bound_text, economy_line, latency_remark, three_digits
 from perfmodel.units import format_bandwidth, format_time
@@ -40,6 +40,12 @@ def _tokens(row: Mapping[str, Any]) -> float:
     return float(row["tokens_per_s" if row["workers"] == "separate" else "deployment_tokens_per_s"])
 
 
+def _idle(row: Mapping[str, Any]) -> str:
+    """Say what is left over."""
+    count = int(row.get("idle_gpus", 0))
+    return f"; {count} GPU{'s' if count != 1 else ''} left over" if count else ""
+
+
 def verdict(comparison: Comparison) -> str:
     """Say which deployment is best, and what the best of the other kind would give.
 
@@ -62,16 +68,15 @@ def verdict(comparison: Comparison) -> str:
     text = (
         f"Best: {plan}, {_requests(best):,} requests in flight:\n      {_tokens(best):,.0f} output tok/s"
         f" ({three_digits(best['tokens_per_s_per_gpu'])} per GPU), TTFT {format_time(best['ttft_s'])}{moved},"
-        f" TPOT {format_time(best['tpot_s'])},\n      decode bound by {BOUND_WORDS[str(best['bound_decode'])]}."
+        f" TPOT {format_time(best['tpot_s'])},\n"
+        f"      decode bound by {BOUND_WORDS[str(best['bound_decode'])]}{_idle(best)}."
     )
     other = comparison.together if best["workers"] == "separate" else comparison.separate
     if other is None:
         return "\n".join([text, *(f"      {reason}" for reason in comparison.missing)])
     kind = "together" if best["workers"] == "separate" else "separate"
     second = other.row(1) | {"workers": kind}
-    column = RANKED_BY[comparison.by]
-    gain = best[column] / second[column] if comparison.by == "gpu" else second[column] / best[column]
-    gain -= 1.0
+    gain = comparison.worth(best) / comparison.worth(second) - 1.0
     per = "" if comparison.by == "gpu" else f" in tokens per {comparison.by}"
     lead = f"{100 * gain:+.0f}%{per} over" if gain >= 0.005 else "Level with"
     name = "the best plan on common workers" if kind == "together" else "the best plan with separate workers"

@@ -134,7 +134,7 @@ def test_copies_of_experts_widen_the_groups_of_the_workers_whose_engine_has_them
     formats = precision_of(model, None, None, H100)
     copying = replace(H100, engine=replace(H100.engine, redundant_experts=32))  # 32 experts, and a copy of each
     for prefill, decode, widest in ((H100, H100, 32.0), (copying, H100, 32.0), (H100, copying, 64.0)):
-        splits = {"tp": 1, "pp": 1}
+        splits = {"tp": 1, "pp": 1, "moe_tp": 1}
         ranking = rank_separate(model, prefill, decode, 65, WORKLOAD, formats, pm.Limits(), chosen=splits)
         assert max(ranking.columns["decode_ep"]) == widest
     groups = [max(worker_splits(model, on.engine, 64, {}).ep) for on in (H100, copying)]

@@ -10,11 +10,13 @@ from perfmodel.costs.serving import speculated_tokens
 from perfmodel.estimate.compiled import shard_of
 from perfmodel.estimate.serving.drafting import drafting_factor
 from perfmodel.estimate.serving.footprint import Footprint, serving_footprint
+from perfmodel.estimate.serving.host_experts import expert_fetch
+from perfmodel.estimate.serving.host_link import host_fetch
 from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.split_steps import one_step
 from perfmodel.estimate.step import stage_imbalance
 from perfmodel.estimate.target import Target
-from perfmodel.estimate.timed_step import StepTime, launched_ahead
+from perfmodel.estimate.timed_step import StepTime, fetching, launched_ahead
 from perfmodel.layers.base import Step
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
@@ -136,6 +138,78 @@ class Tokens:
     footprint: Footprint
 
 
+def prompt_footprint(
+    model: ModelSpec, target: Target, grid: PlanGrid, workload: Workload, precision: Precision
+) -> Footprint:
+    """Weigh a prefill worker while it computes one prompt on each of its ranks.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Model.
+    target : Target
+        What the worker runs on.
+    grid : PlanGrid
+        How it is split; its concurrency is not read.
+    workload : Workload
+        Lengths.
+    precision : Precision
+        Number formats.
+
+    Returns
+    -------
+    Footprint
+        Memory of the fullest device.
+    """
+    return serving_footprint(
+        model,
+        target,
+        grid,
+        precision,
+        context=as_floats(workload.isl),
+        requests=as_floats(1.0),
+        step_tokens=np.minimum(as_floats(workload.new_tokens), target.engine.step_tokens),
+        host_experts=workload.host_experts,
+    )
+
+
+def token_footprint(
+    model: ModelSpec, target: Target, grid: PlanGrid, workload: Workload, precision: Precision, *, per_rank: Floats
+) -> Footprint:
+    """Weigh a decode worker with the caches that it holds.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Model.
+    target : Target
+        What the worker runs on.
+    grid : PlanGrid
+        How it is split; its concurrency is not read.
+    workload : Workload
+        Lengths.
+    precision : Precision
+        Number formats.
+    per_rank : float or array
+        Requests in flight for each attention-data-parallel rank.
+
+    Returns
+    -------
+    Footprint
+        Memory of the fullest device.
+    """
+    return serving_footprint(
+        model,
+        target,
+        grid,
+        precision,
+        context=workload.stored_tokens + target.engine.reserved_output * as_floats(workload.osl),
+        requests=as_floats(per_rank),
+        step_tokens=as_floats(1.0),
+        host_experts=workload.host_experts,
+    )
+
+
 def prompt_work(model: ModelSpec, target: Target, grid: PlanGrid, workload: Workload, precision: Precision) -> Prompts:
     """Time the prompts of one prefill worker.
 
@@ -158,18 +232,25 @@ def prompt_work(model: ModelSpec, target: Target, grid: PlanGrid, workload: Work
         Arrays over the plans.
     """
     isl, fresh = as_floats(workload.isl), as_floats(workload.new_tokens)
-    # Nothing else runs on a prefill worker, so its host has only the prompt's own kernels to launch.
-    alone = launched_ahead(one_step(model, target, grid, Step(as_floats(1.0), fresh, isl, decode=False), precision))
     # At full load prompts wait for one another, and a step takes as many as it may.
     together = np.maximum(np.floor(target.engine.step_tokens / fresh), 1.0)
-    shared = one_step(model, target, grid, Step(together, fresh, isl, decode=False), precision)
-    # While the device computes one batch of prompts, the host launches the next.
-    busy_s = shared.seconds - shared.over_plans("host_s")
-    return Prompts(
-        alone,
-        grid.dp * grid.pp * together / busy_s,
-        as_floats(model.cache_bytes(isl, shard_of(grid), precision)) / grid.pp,
-    )
+    wanted = [Step(sequences, fresh, isl, decode=False) for sequences in (as_floats(1.0), together)]
+    alone, shared = (one_step(model, target, grid, step, precision) for step in wanted)
+    # Nothing else runs on a prefill worker, so its host has only the prompt's own kernels to launch.
+    alone = launched_ahead(alone)
+    if workload.host_experts:
+        # Which experts a prompt needs is known, nearly all of them, so they come while it is computed.
+        alone, shared = (
+            fetching(timed, expert_fetch(model, target, grid, workload, precision, step, hiding_s=timed.seconds))
+            for timed, step in zip((alone, shared), wanted, strict=True)
+        )
+    # While the device computes one batch of prompts, the host launches the next; the longest stage holds up the others.
+    busy_s = (shared.seconds - shared.over_plans("host_s")) * stage_imbalance(model.layers, grid.pp)
+    rate = grid.dp * grid.pp * together / busy_s
+    if workload.host_hit:
+        link_s, seen_s = host_fetch(model, target, grid, workload, precision, alone.seconds)
+        alone, rate = fetching(alone, seen_s), np.minimum(rate, grid.dp / link_s)
+    return Prompts(alone, rate, as_floats(model.cache_bytes(isl, shard_of(grid), precision)) / grid.pp)
 
 
 def token_work(
@@ -207,20 +288,14 @@ def token_work(
         Arrays over the plans.
     """
     isl, osl = as_floats(workload.isl), as_floats(workload.osl)
-    footprint = serving_footprint(
-        model,
-        target,
-        grid,
-        precision,
-        context=workload.stored_tokens + target.engine.reserved_output * osl,
-        requests=per_rank,
-        step_tokens=as_floats(1.0),
-    )
+    footprint = token_footprint(model, target, grid, workload, precision, per_rank=per_rank)
     # A stated batch is one that the workers were set up for; memory only limits those whose batch is open.
     places = np.maximum(np.where(np.isfinite(batch), batch, footprint.requests), 1.0)
     running = np.minimum(per_rank, places)
     verified = Step(np.ceil(running / grid.pp), as_floats(workload.draft_tokens + 1.0), isl + osl / 2.0, decode=True)
     step = one_step(model, target, grid, verified, precision)
+    if workload.host_experts:
+        step = fetching(step, expert_fetch(model, target, grid, workload, precision, verified))
     drafting = drafting_factor(model, target, grid, workload, verified, precision) / speculated_tokens(
         workload.draft_tokens, workload.acceptance
     )

@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 
 from perfmodel.arrays import Floats, as_floats, clipped
-from perfmodel.errors import PlanError
 from perfmodel.estimate.serving.drafting import drafting_factor
 from perfmodel.estimate.serving.footprint import Footprint, serving_footprint
 from perfmodel.estimate.serving.host_experts import expert_fetch
@@ -109,11 +108,6 @@ def serving_steps(
     -------
     ServingSteps
         Decode, prefill and memory.
-
-    Raises
-    ------
-    PlanError
-        If experts lie in host memory and prompts share steps with running requests.
     """
     isl = as_floats(workload.isl)
     fresh = as_floats(workload.new_tokens)
@@ -136,16 +130,16 @@ def serving_steps(
     decode, alone, shared, *parts = (split_steps if target.engine.split != "none" else step_times)(
         model, target, [(grid, step) for step in wanted], precision, keep_lines=keep_lines
     )
-    waits: list[Floats] = [0.0, 0.0, 0.0]
+    waits: list[Floats] = [0.0, 0.0]
     if workload.host_experts:
-        if mixed:
-            raise PlanError("experts in host memory are predicted for prompts with steps of their own (prefill-first)")
-        # Which experts a prompt needs is known, nearly all of them, so they come while it is computed.
+        # Which experts a prompt or a piece of it needs is known, nearly all of them, so they come while it is computed.
+        steps = (decode, alone, shared, *parts[:1])
         waits = [
             expert_fetch(model, target, grid, workload, precision, step, hiding_s=0.0 if step.decode else timed.seconds)
-            for step, timed in zip(wanted, (decode, alone, shared), strict=True)
+            for step, timed in zip(wanted, steps, strict=False)
         ]
-        decode, alone, shared = map(fetching, (decode, alone, shared), waits)
+        decode, alone, shared, *hosted_parts = map(fetching, steps, waits)
+        parts = [*hosted_parts, *parts[1:]]
     if mixed:
         added = added_s(model, target, pieces, dense=parts[0], attention=parts[1], decode=decode)
         found = ServingSteps(decode, alone, added, added / pieces.steps, footprint, pieces.steps, pieces.together)
