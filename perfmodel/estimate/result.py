@@ -8,9 +8,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from perfmodel.arrays import Floats, as_floats
+from perfmodel.arrays import Array, Floats, as_floats
 from perfmodel.errors import UnknownNameError
 from perfmodel.parallel.grid import PlanGrid
+from perfmodel.parallel.knobs import Grid
 from perfmodel.parallel.rules import Verdicts
 
 BOUNDS = ("compute", "memory", "network", "latency", "host", "capacity")
@@ -113,8 +114,47 @@ def join_columns(parts: Sequence[Columns]) -> Columns:
     return Columns([s for part in parts for s in part._shapes], [v for part in parts for v in part._parts])
 
 
+class Predictions:
+    """What estimates of every kind share: columns by name, one value per plan, and which plans can be."""
+
+    __slots__ = ()
+
+    grid: Grid
+    columns: Columns
+    verdicts: Verdicts
+
+    def __getitem__(self, name: str) -> Array:
+        try:
+            return self.columns[name]
+        except KeyError:
+            raise UnknownNameError("column", name, self.columns) from None
+
+    def __len__(self) -> int:
+        return self.grid.size
+
+    @property
+    def feasible(self) -> npt.NDArray[np.bool_]:
+        """True for every plan that breaks no rule."""
+        return self.verdicts.feasible
+
+    def verdict(self, index: int) -> dict[str, Any]:
+        """Whether one plan can be, and why not.
+
+        Parameters
+        ----------
+        index : int
+            Flat position in the grid.
+
+        Returns
+        -------
+        dict
+            feasible and reason.
+        """
+        return {"feasible": bool(self.verdicts.code[index] == 0), "reason": self.verdicts.reason(index)}
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Estimate:
+class Estimate(Predictions):
     """Predictions for a grid of plans.
 
     Parameters
@@ -140,20 +180,6 @@ class Estimate:
     verdicts: Verdicts
     context: Mapping[str, Any] = field(default_factory=dict)
 
-    def __getitem__(self, name: str) -> npt.NDArray[np.float64]:
-        try:
-            return self.columns[name]
-        except KeyError:
-            raise UnknownNameError("column", name, self.columns) from None
-
-    def __len__(self) -> int:
-        return self.grid.size
-
-    @property
-    def feasible(self) -> npt.NDArray[np.bool_]:
-        """True for every plan that breaks no rule."""
-        return self.verdicts.feasible
-
     def row(self, index: int) -> dict[str, Any]:
         """Everything known about one plan.
 
@@ -171,6 +197,4 @@ class Estimate:
         for name in self.columns:
             value = self.columns.at(name, index)
             row[name] = BOUNDS[int(value)] if name.startswith("bound") else value
-        row["feasible"] = bool(self.verdicts.code[index] == 0)
-        row["reason"] = self.verdicts.reason(index)
-        return row
+        return row | self.verdict(index)

@@ -1,22 +1,22 @@
 """Plans: parallel splits as a structure of arrays that broadcast against each other."""
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from perfmodel.arrays import common_shape
 from perfmodel.errors import PlanError
-from perfmodel.parallel.mesh import Slices, knob, pick, take_part
+from perfmodel.parallel.knobs import Grid, knob
+from perfmodel.parallel.mesh import pick
 
 KNOBS = ("tp", "pp", "dp", "cp", "ep", "moe_tp", "concurrency")
 """Every knob of a plan, in the order in which ties between plans are broken."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PlanGrid:
+class PlanGrid(Grid):
     """Many plans at once: one array per knob, all of which broadcast to one shape.
 
     A plan describes one replica of tp x pp x dp x cp devices. Experts regroup the tp x dp x cp devices of a
@@ -44,7 +44,11 @@ class PlanGrid:
     >>> grid = plans(tp=[1, 2, 4], concurrency=[[8], [16]])
     >>> grid.shape, grid.size
     ((2, 3), 6)
+    >>> grid.take([5]).tp.tolist()
+    [4.0]
     """
+
+    KNOBS: ClassVar[tuple[str, ...]] = KNOBS
 
     tp: npt.NDArray[np.float64]
     pp: npt.NDArray[np.float64]
@@ -55,76 +59,9 @@ class PlanGrid:
     concurrency: npt.NDArray[np.float64]
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape that every knob broadcasts to."""
-        return common_shape(*(value.shape for _, value in self.knobs()))
-
-    @property
-    def size(self) -> int:
-        """Number of plans."""
-        return math.prod(self.shape)
-
-    @property
     def devices(self) -> npt.NDArray[np.float64]:
         """Devices of one replica."""
         return self.tp * self.pp * self.dp * self.cp
-
-    def knobs(self) -> Iterator[tuple[str, npt.NDArray[np.float64]]]:
-        """Yield every knob's name and its array, not broadcast."""
-        for name in KNOBS:
-            yield name, getattr(self, name)
-
-    def column(self, name: str) -> npt.NDArray[np.float64]:
-        """Return one knob for every plan.
-
-        Parameters
-        ----------
-        name : str
-            Knob.
-
-        Returns
-        -------
-        numpy.ndarray
-            The knob, broadcast and flattened, of length `size`.
-        """
-        return np.broadcast_to(getattr(self, name), self.shape).ravel()
-
-    def take(self, index: npt.ArrayLike) -> "PlanGrid":
-        """Return some of the plans as a one-dimensional grid.
-
-        Parameters
-        ----------
-        index : array_like
-            Positions in the flattened grid, or a mask over it.
-
-        Returns
-        -------
-        PlanGrid
-            The chosen plans.
-
-        Examples
-        --------
-        >>> plans(tp=[1, 2, 4]).take([2]).tp.tolist()
-        [4.0]
-        """
-        shape = self.shape or (1,)
-        places = np.unravel_index(np.arange(self.size)[np.asarray(index)], shape)
-        return PlanGrid(**{name: np.broadcast_to(value, shape)[places] for name, value in self.knobs()})
-
-    def part(self, slices: Slices) -> "PlanGrid":
-        """Return a block of the plans.
-
-        Parameters
-        ----------
-        slices : tuple of slice
-            One slice per axis of the grid.
-
-        Returns
-        -------
-        PlanGrid
-            The block, each knob no larger than before.
-        """
-        return PlanGrid(**{name: take_part(value, slices) for name, value in self.knobs()})
 
     def row(self, index: int) -> dict[str, int]:
         """Knobs of one plan.

@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 
 from perfmodel.arrays import Floats, as_floats
-from perfmodel.errors import PlanError
 
 Slices = tuple[slice, ...]
 
@@ -96,34 +95,3 @@ def pick(value: Floats, shape: tuple[int, ...], index: int) -> float:
     2.0
     """
     return float(np.broadcast_to(value, shape)[np.unravel_index(index, shape)])
-
-
-def knob(name: str, value: object) -> npt.NDArray[np.float64]:
-    """Read the values of a knob.
-
-    Parameters
-    ----------
-    name : str
-        Knob, for the message.
-    value : array_like
-        What was given for it.
-
-    Returns
-    -------
-    numpy.ndarray
-        The values.
-
-    Raises
-    ------
-    PlanError
-        If they are no numbers.
-
-    Examples
-    --------
-    >>> knob("tp", [1, 2]).tolist()
-    [1.0, 2.0]
-    """
-    try:
-        return as_floats(value)
-    except (TypeError, ValueError):
-        raise PlanError(f"{name} must be a number or an array of numbers, not {value!r}") from None

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,8 @@ import numpy.typing as npt
 from perfmodel.costs.training import RECOMPUTE
 from perfmodel.costs.training_schedules import SCHEDULES
 from perfmodel.errors import PlanError, UnknownNameError
-from perfmodel.parallel.mesh import Slices, knob, pick, take_part
+from perfmodel.parallel.knobs import Grid, knob
+from perfmodel.parallel.mesh import pick
 
 SIZES = ("tp", "pp", "dp", "cp", "ep", "vp", "micro_batch", "shard_copies", "sequence_chunks")
 """Knobs that are whole numbers of at least 1."""
@@ -39,7 +40,7 @@ Column = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TrainingGrid:
+class TrainingGrid(Grid):
     """Many training plans at once: one array per knob, all of which broadcast to one shape.
 
     A plan takes tp x pp x dp x cp devices. Experts regroup the tp x dp x cp devices of a stage: `ep` of them hold every
@@ -97,6 +98,8 @@ class TrainingGrid:
     ((2, 3), 'full')
     """
 
+    KNOBS: ClassVar[tuple[str, ...]] = TRAINING_KNOBS
+
     tp: Column
     pp: Column
     dp: Column
@@ -120,16 +123,6 @@ class TrainingGrid:
     skipped_stages: Column
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape that every knob broadcasts to."""
-        return np.broadcast_shapes(*(getattr(self, name).shape for name in TRAINING_KNOBS))
-
-    @property
-    def size(self) -> int:
-        """Number of plans."""
-        return int(np.prod(self.shape))
-
-    @property
     def devices(self) -> Column:
         """Devices of one plan."""
         return self.tp * self.pp * self.dp * self.cp
@@ -138,53 +131,6 @@ class TrainingGrid:
     def stage(self) -> Column:
         """Devices of one pipeline stage."""
         return self.tp * self.dp * self.cp
-
-    def column(self, name: str) -> Column:
-        """Return one knob for every plan.
-
-        Parameters
-        ----------
-        name : str
-            Knob.
-
-        Returns
-        -------
-        numpy.ndarray
-            The knob, broadcast and flattened, of length `size`.
-        """
-        return np.broadcast_to(getattr(self, name), self.shape).ravel()
-
-    def take(self, index: npt.ArrayLike) -> "TrainingGrid":
-        """Return some of the plans as a one-dimensional grid.
-
-        Parameters
-        ----------
-        index : array_like
-            Positions in the flattened grid, or a mask over it.
-
-        Returns
-        -------
-        TrainingGrid
-            The chosen plans.
-        """
-        shape = self.shape or (1,)
-        places = np.unravel_index(np.arange(self.size)[np.asarray(index)], shape)
-        return TrainingGrid(**{n: np.broadcast_to(getattr(self, n), shape)[places] for n in TRAINING_KNOBS})
-
-    def part(self, slices: Slices) -> "TrainingGrid":
-        """Return a block of the plans.
-
-        Parameters
-        ----------
-        slices : tuple of slice
-            One slice per axis of the grid.
-
-        Returns
-        -------
-        TrainingGrid
-            The block, each knob no larger than before.
-        """
-        return TrainingGrid(**{name: take_part(getattr(self, name), slices) for name in TRAINING_KNOBS})
 
     def row(self, index: int) -> dict[str, Any]:
         """Knobs of one plan as integers and names.

@@ -9,7 +9,15 @@ from perfmodel.estimate.timed_step import RESOURCES
 from perfmodel.ranking.limits import plan_name
 from perfmodel.ranking.serving import Ranking
 from perfmodel.ranking.ties import NEAR_TIE
-from perfmodel.reports.words import BOUND_WORDS, bound_text, economy_line, latency_remark, share, three_digits
+from perfmodel.reports.words import (
+    BOUND_WORDS,
+    bound_text,
+    economy_line,
+    latency_remark,
+    searched_line,
+    share,
+    three_digits,
+)
 from perfmodel.units import format_size, format_time
 
 
@@ -138,11 +146,7 @@ def why_not(ranking: Ranking) -> str:
     str
         One line.
     """
-    total = ranking.searched
-    lost = sum(ranking.infeasible.values())
-    text = f"{total:,} plans searched in {ranking.seconds:.2g} s; {100 * lost / total:.0f}% infeasible"
-    reasons = [f"{name} {100 * count / total:.0f}%" for name, count in ranking.infeasible.items()]
-    text += (f": {', '.join(reasons[:4])}" if reasons else "") + "."
+    text = searched_line(ranking.searched, ranking.seconds, ranking.infeasible)
     if ranking.limits.rate and (fewest := ranking.fewest_gpus(ranking.limits.rate)):
         row = ranking.estimate.row(fewest[1])
         text += (

@@ -10,6 +10,7 @@ from perfmodel.estimate.training.pipeline import STEP_PARTS
 from perfmodel.estimate.training.predict import TrainingEstimate
 from perfmodel.ranking.training import TrainingRanking, training_plan_name
 from perfmodel.reports.tables import plain_table
+from perfmodel.reports.words import searched_line
 from perfmodel.units import format_quantity, format_size, format_time
 
 _WORDS = {
@@ -183,10 +184,7 @@ def why_not_training(ranking: TrainingRanking) -> str:
     str
         One line.
     """
-    total, lost = ranking.searched, sum(ranking.infeasible.values())
-    text = f"{total:,} plans searched in {ranking.seconds:.2g} s; {100 * lost / total:.0f}% infeasible"
-    reasons = [f"{name} {100 * count / total:.0f}%" for name, count in ranking.infeasible.items()]
-    return text + (f": {', '.join(reasons[:4])}" if reasons else "") + "."
+    return searched_line(ranking.searched, ranking.seconds, ranking.infeasible)
 
 
 def conventions() -> str:

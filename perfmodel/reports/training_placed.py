@@ -7,6 +7,7 @@ from typing import Any
 from perfmodel.ranking.training import training_plan_name
 from perfmodel.ranking.training_placed import PlacedPlan, PlacedRanking
 from perfmodel.reports.training import shown_knobs, time_goes_to
+from perfmodel.reports.words import searched_line
 from perfmodel.units import format_size, format_time
 
 
@@ -118,12 +119,8 @@ def placed_note(ranking: PlacedRanking) -> str:
     str
         One line.
     """
-    lost = sum(ranking.infeasible.values())
-    reasons = ", ".join(f"{name} {100 * count / ranking.searched:.0f}%" for name, count in ranking.infeasible.items())
-    return (
-        f"{ranking.searched:,} plans searched and {ranking.placed} placed on {ranking.context['nodes']} nodes in"
-        f" {ranking.seconds:.2g} s; {100 * lost / ranking.searched:.0f}% infeasible{': ' + reasons if lost else ''}."
-    )
+    what = f"plans searched and {ranking.placed} placed on {ranking.context['nodes']} nodes"
+    return searched_line(ranking.searched, ranking.seconds, ranking.infeasible, what)
 
 
 def placed_document(ranking: PlacedRanking) -> dict[str, Any]:

@@ -107,6 +107,39 @@ def latency_remark(limits: Limits, row: Mapping[str, Any]) -> list[str]:
     return [f"The best plan has its {full}: a longer request, or one more, would wait."] if full else []
 
 
+def searched_line(
+    total: int, seconds: float, infeasible: Mapping[str, int], what: str = "plans searched", most: int = 4
+) -> str:
+    """Say how many plans were searched, and why most of those that are missing cannot be.
+
+    Parameters
+    ----------
+    total : int
+        Plans.
+    seconds : float
+        Time that it took [s].
+    infeasible : mapping
+        Reason -> number of plans.
+    what : str, optional
+        What was done with them.
+    most : int, optional
+        Reasons that are named.
+
+    Returns
+    -------
+    str
+        One sentence.
+
+    Examples
+    --------
+    >>> searched_line(200, 0.5, {"memory": 50, "ep without experts": 10})
+    '200 plans searched in 0.5 s; 30% infeasible: memory 25%, ep without experts 5%.'
+    """
+    reasons = ", ".join(f"{name} {100 * count / total:.0f}%" for name, count in [*infeasible.items()][:most])
+    lost = f"{100 * sum(infeasible.values()) / total:.0f}% infeasible{f': {reasons}' if reasons else ''}"
+    return f"{total:,} {what} in {seconds:.2g} s; {lost}."
+
+
 def economy_line(row: Mapping[str, Any]) -> str:
     """Say how much energy a token takes at most, and how near the best plan comes to what arithmetic allows.
 

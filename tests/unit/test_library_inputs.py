@@ -50,6 +50,10 @@ WRONG = [
     (lambda: pm.target("hgx-h100", expert_skew="a"), "expert_skew: 'a' does not begin"),
     (lambda: pm.target("hgx-h100", chunk="abc"), "chunk: 'abc' does not begin"),
     (lambda: pm.load_device(None), "unknown device 'None'"),
+    (
+        lambda: pm.train("llama-3.1-8b", "hgx-h100", pm.training_plans(tp=8), **TRAINING)["stp_s"],
+        "unknown column 'stp_s'. Did you mean 'step_s'",
+    ),
     (lambda: rank_training(3), "model: 3 is neither a name"),
     (lambda: rank_training(system=None), "system: None is neither a name"),
     (lambda: rank_training(gpus=1.5), "gpus must be a whole number"),

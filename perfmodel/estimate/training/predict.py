@@ -10,7 +10,7 @@ import numpy.typing as npt
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.training_schedules import visited_stages
 from perfmodel.errors import PlanError
-from perfmodel.estimate.result import Column, Columns, join_columns
+from perfmodel.estimate.result import Column, Columns, Predictions, join_columns
 from perfmodel.estimate.training.block import BlockTime, block_time, with_offloaded_activations
 from perfmodel.estimate.training.flops import step_flops
 from perfmodel.estimate.training.kernels import Kernels
@@ -58,7 +58,7 @@ class TrainingWorkload:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TrainingEstimate:
+class TrainingEstimate(Predictions):
     """Predictions for a grid of training plans.
 
     Parameters
@@ -81,17 +81,6 @@ class TrainingEstimate:
     memory: tuple[tuple[tuple[int, ...], TrainingMemory], ...]
     context: Mapping[str, Any] = field(default_factory=dict)
 
-    def __getitem__(self, name: str) -> npt.NDArray[np.float64]:
-        return self.columns[name]
-
-    def __len__(self) -> int:
-        return self.grid.size
-
-    @property
-    def feasible(self) -> npt.NDArray[np.bool_]:
-        """True for every plan that breaks no rule."""
-        return self.verdicts.feasible
-
     def row(self, index: int) -> dict[str, Any]:
         """Everything known about one plan.
 
@@ -105,10 +94,8 @@ class TrainingEstimate:
         dict
             Knobs, columns, feasible and reason.
         """
-        row = self.grid.row(index) | {name: self.columns.at(name, index) for name in self.columns}
-        row["feasible"] = bool(self.verdicts.code[index] == 0)
-        row["reason"] = self.verdicts.reason(index)
-        return row
+        columns = {name: self.columns.at(name, index) for name in self.columns}
+        return self.grid.row(index) | columns | self.verdict(index)
 
     def activations(self, index: int) -> dict[str, float]:
         """Activations of one plan's fullest device by operator.
