@@ -10,6 +10,8 @@ from perfmodel.api import target
 from perfmodel.cli.main import main
 from perfmodel.costs.scheduling import balanced_wait, chunk_context, decoding_limit, layer_groups, prompt_chunks
 from perfmodel.errors import PlanError, ProfileError
+from perfmodel.estimate.serving.mixed_steps import pieces_of
+from perfmodel.estimate.serving.workload import Workload
 from perfmodel.hardware.engine_files import load_engine
 from perfmodel.hardware.named_files import find_named
 
@@ -123,6 +125,31 @@ def test_one_chunk_of_the_whole_prompt_is_the_prompt_riding_along():
     alone = predict()
     assert np.all(whole["prompt_s"] <= alone["prompt_s"] + alone["decode_s"] * 1.2)
     assert np.all(whole["prompt_s"] >= alone["prompt_s"] * 0.9)
+
+
+def test_short_prompts_fill_a_step_together():
+    grid = pm.plans(tp=8, concurrency=[1, 64, 256, 1024])
+    alone, packed = (
+        pm.predict(MODEL, target("hgx-h100", schedule=schedule, chunk=2048), grid, isl=128, osl=128)
+        for schedule in (None, "chunked")
+    )
+    # Sixteen prompts in one step read its weights, and launch its kernels, once, as they do in a step of their own.
+    assert np.all(packed["tokens_per_s"] > 0.75 * alone["tokens_per_s"])
+    # No token takes longer, on average, than the longest of them.
+    assert np.all(packed["tpot_s"] <= packed["itl_max_s"] * (1 + 1e-9))
+
+
+@given(prompt=tokens, output=st.integers(1, 5000), running=requests, chunk=st.integers(2, 16384))
+def test_a_step_holds_no_more_tokens_than_its_chunk(prompt, output, running, chunk):
+    on = target("hgx-h100", schedule="chunked", chunk=chunk)
+    pieces = pieces_of(pm.load_model(MODEL), on, Workload(isl=prompt, osl=output), running)
+    held = float(pieces.dense.batch * pieces.dense.tokens)
+    assert held <= max(chunk, running + 1) * (1 + 1e-9)
+    assert held == pytest.approx(running + float(pieces.shared * pieces.tokens), rel=1e-9)
+    # What the steps have room for is what all of them hold where they are full.
+    room = max(chunk - running, 1)
+    assert float(pieces.together * prompt) == pytest.approx(float(pieces.steps) * room, rel=1e-9)
+    assert 1 <= pieces.shared <= max(pieces.together, 1) * (1 + 1e-9)
 
 
 def test_experts_are_loaded_for_every_chunk_and_once_by_layers():

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from perfmodel.arrays import Floats, as_floats
+from perfmodel.arrays import Floats, as_floats, clipped
 from perfmodel.costs.scheduling import chunk_context, decoding_limit, layer_groups, prompt_chunks
+from perfmodel.costs.serving import speculated_tokens
 from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.timed_step import StepTime
@@ -30,17 +31,20 @@ class Pieces:
     tokens : float or array
         Its tokens in one pass.
     together : float or array
-        Prompts that go through one step.
+        Prompts for which these steps have room.
+    shared : float or array
+        Prompts that go through one step where a prompt comes for every request that ends.
     dense : Step
-        Everything but attention of one pass: the prompt's tokens and those of running requests.
+        Everything but attention of one pass: the tokens of these prompts and of running requests.
     attention : Step
-        Attention of one pass of the prompt.
+        Attention of one pass of the prompts.
     """
 
     steps: Floats
     passes: Floats
     tokens: Floats
     together: Floats
+    shared: Floats
     dense: Step
     attention: Step
 
@@ -74,17 +78,21 @@ def pieces_of(model: ModelSpec, target: Target, workload: Workload, batch: Float
         room = np.maximum(target.engine.chunk_tokens - riding, 1.0)
         tokens = np.minimum(room, fresh)
         steps = as_floats(prompt_chunks(fresh, tokens))
-        together = np.maximum(np.floor(room / fresh), 1.0)
+        # What the last chunk of a prompt leaves of a step, the next prompt fills.
+        together = steps * room / fresh
     passes = fresh / tokens
-    sequences = as_floats(batch) + 1.0
-    rows = (tokens + riding) / sequences
+    ending = as_floats(batch) * speculated_tokens(workload.draft_tokens, workload.acceptance) / workload.osl
+    shared = clipped(ending, 1.0, np.maximum(together / steps, 1.0))
+    sequences = as_floats(batch) + shared
+    rows = (shared * tokens + riding) / sequences
     return Pieces(
         steps,
         passes,
         tokens,
         together,
+        shared,
         dense=Step(sequences, rows, rows, decode=False),
-        attention=Step(as_floats(1.0), tokens, chunk_context(fresh, passes, isl - fresh), decode=False),
+        attention=Step(shared, tokens, chunk_context(fresh, passes, isl - fresh), decode=False),
     )
 
 
@@ -123,7 +131,7 @@ def added_s(
 ) -> npt.NDArray[np.float64]:
     """Time that one prompt adds to all steps that it shares with running requests.
 
-    Weights are read once for both; attention is that of the chunk and that of the running requests.
+    Weights are read, and kernels launched, once for all; attention is that of the chunks and of the running requests.
 
     Parameters
     ----------
@@ -148,4 +156,5 @@ def added_s(
     captured = (rows <= GRAPH_TOKENS) & (engine.schedule == "chunked")
     launches = np.where(captured, 0.0, engine.prefill_layer_s * model.layers)
     other, own = (each.seconds - each.over_plans("host_s") - each.over_plans("attention_s") for each in (dense, decode))
-    return as_floats(pieces.passes * np.maximum(other + launches - own + attention.over_plans("attention_s"), 0.0))
+    more = np.maximum(other + launches - own + attention.over_plans("attention_s"), 0.0)
+    return as_floats(pieces.passes * more / pieces.shared)

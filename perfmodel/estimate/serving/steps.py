@@ -40,13 +40,13 @@ class ServingSteps:
     marginal_s : float or array
         Device time that one prompt adds to a prefill step of several [s].
     shared_s : float or array
-        That prefill step [s].
+        That prefill step, or what prompts add to a step of running requests [s].
     footprint : Footprint
         Memory of the fullest device.
     riding_steps : float or array
         Decode steps that a prompt shares with running requests; 0 where prompts have steps of their own.
     together : float or array
-        Prompts that share such a step.
+        Prompts for which these steps have room.
     fetch_s : float or array
         Time for which a prompt's cache from host memory occupies the host link [s].
     fetched_s : float or array
@@ -74,7 +74,7 @@ class ServingSteps:
     def prompt_s(self) -> npt.NDArray[np.float64]:
         """From the start of a prompt's own prefill until its end [s]."""
         if np.any(as_floats(self.riding_steps) > 0):
-            return as_floats(self.marginal_s + self.riding_steps * self.decode.seconds + self.fetched_s)
+            return as_floats(self.riding_steps * (self.shared_s + self.decode.seconds) + self.fetched_s)
         return as_floats(self.prefill.seconds + self.fetched_s)
 
 
@@ -142,7 +142,8 @@ def serving_steps(
         parts = [*hosted_parts, *parts[1:]]
     if mixed:
         added = added_s(model, target, pieces, dense=parts[0], attention=parts[1], decode=decode)
-        found = ServingSteps(decode, alone, added, added / pieces.steps, footprint, pieces.steps, pieces.together)
+        step_s = added * pieces.shared / pieces.steps
+        found = ServingSteps(decode, alone, added, step_s, footprint, pieces.steps, pieces.together)
     else:
         # What a prompt waits for its launches, the steps of others fill.
         marginal_s = (shared.seconds - shared.over_plans("host_s")) / together
