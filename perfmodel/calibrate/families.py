@@ -12,7 +12,7 @@ from perfmodel.calibrate.attention_cases import attention_sizes, mla_sizes
 from perfmodel.calibrate.collective_cases import collective_sizes, deepep_sizes
 from perfmodel.calibrate.gemm_cases import gemm_sizes
 from perfmodel.calibrate.moe_cases import moe_sizes
-from perfmodel.costs.collectives import collective_bound
+from perfmodel.costs.collective_bounds import collective_bound
 from perfmodel.costs.compute import roofline_bound
 from perfmodel.costs.formats import FORMATS
 from perfmodel.costs.work import attention_bytes, attention_flops, experts_bytes, experts_flops, gemm_bytes, gemm_flops

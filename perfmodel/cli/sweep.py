@@ -108,7 +108,7 @@ def run(
         )
     typer.echo(
         f"{len(sweep):,} points{f', {lost:,} of them infeasible,' if lost else ''} in {len(sweep.parts):,}"
-        f" partitions of {output}. See: perfmodel sweep best {output}"
+        f" partition{'s' if len(sweep.parts) != 1 else ''} of {output}. See: perfmodel sweep best {output}"
     )
 
 

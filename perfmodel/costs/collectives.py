@@ -3,30 +3,8 @@
 import numpy as np
 
 from perfmodel.arrays import Floats, as_floats
-from perfmodel.costs.collective_bounds import (
-    OPERATIONS,
-    THAKUR,
-    TOPOLOGIES,
-    collective_bound,
-    collective_traffic,
-    effective_bandwidth,
-)
+from perfmodel.costs.collective_bounds import THAKUR
 from perfmodel.costs.registry import formula
-
-__all__ = [
-    "OPERATIONS",
-    "TOPOLOGIES",
-    "collective_bound",
-    "collective_traffic",
-    "effective_bandwidth",
-    "in_switch_all_reduce",
-    "pairwise_all_to_all",
-    "point_to_point",
-    "ring_all_gather",
-    "ring_all_reduce",
-    "ring_reduce_scatter",
-    "tree_all_reduce",
-]
 
 
 @formula(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from perfmodel.arrays import Floats, as_floats
-from perfmodel.costs.collectives import effective_bandwidth
+from perfmodel.costs.collective_bounds import effective_bandwidth
 from perfmodel.hardware.fabric import System
 from perfmodel.parallel.groups import RankGroup
 from perfmodel.parallel.placement import Placement, place

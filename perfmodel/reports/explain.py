@@ -78,8 +78,9 @@ def derivation(
     running = max(min(np.ceil(row["concurrency"] / row["dp"]), row["capacity_requests"] / row["dp"]), 1.0)
     decoding = float(np.max(decoding_requests(model, target, workload, running)))
     per_rank = int(np.ceil(decoding / row["pp"]))
+    several = "s" if row["concurrency"] != 1 else ""
     lines = [
-        f"{model.id} on {target.system.id}, {plan_name(row)}, {row['concurrency']} requests in flight,"
+        f"{model.id} on {target.system.id}, {plan_name(row)}, {row['concurrency']} request{several} in flight,"
         f" {workload.isl:,.0f} tokens in, {workload.osl:,.0f} out",
         "",
     ]

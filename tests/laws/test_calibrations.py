@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from perfmodel.costs.attention import attention_bound
-from perfmodel.costs.collectives import collective_bound
+from perfmodel.costs.collective_bounds import collective_bound
 from perfmodel.costs.compute import roofline_bound
 from perfmodel.costs.expert_traffic import ranks_reached
 from perfmodel.costs.formats import FORMATS

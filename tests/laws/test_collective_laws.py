@@ -8,15 +8,13 @@ from hypothesis import strategies as st
 import perfmodel.costs.collective_kernels
 import perfmodel.costs.expert_exchange  # noqa: F401  (registers its forms)
 from perfmodel.costs.all_to_all_tiers import flat_all_to_all, two_level_all_to_all
+from perfmodel.costs.collective_bounds import OPERATIONS, collective_bound, collective_traffic
 from perfmodel.costs.collective_tiers import (
     hierarchical_all_gather,
     hierarchical_all_reduce,
     hierarchical_reduce_scatter,
 )
 from perfmodel.costs.collectives import (
-    OPERATIONS,
-    collective_bound,
-    collective_traffic,
     in_switch_all_reduce,
     pairwise_all_to_all,
     ring_all_gather,

@@ -11,15 +11,10 @@ import pandas as pd
 import pytest
 
 import perfmodel as pm
+from perfmodel.costs.collective_bounds import collective_bound, collective_traffic, effective_bandwidth
 from perfmodel.costs.collective_kernels import nccl_collective
 from perfmodel.costs.collective_tiers import hierarchical_all_reduce
-from perfmodel.costs.collectives import (
-    collective_bound,
-    collective_traffic,
-    effective_bandwidth,
-    in_switch_all_reduce,
-    ring_all_reduce,
-)
+from perfmodel.costs.collectives import in_switch_all_reduce, ring_all_reduce
 from perfmodel.costs.nccl_model import nccl_model, nccl_table
 from perfmodel.estimate.communication import time_collective
 from perfmodel.hardware.fabric import HOST_CPUS

@@ -6,6 +6,7 @@ import pytest
 
 from perfmodel.calibrate.collective_cases import collective_candidates, collective_sizes, deepep_sizes
 from perfmodel.costs.all_to_all_tiers import flat_all_to_all, two_level_all_to_all
+from perfmodel.costs.collective_bounds import collective_bound, collective_traffic, effective_bandwidth
 from perfmodel.costs.collective_kernels import custom_all_reduce, nccl_collective
 from perfmodel.costs.collective_tiers import (
     hierarchical_all_gather,
@@ -13,9 +14,6 @@ from perfmodel.costs.collective_tiers import (
     hierarchical_reduce_scatter,
 )
 from perfmodel.costs.collectives import (
-    collective_bound,
-    collective_traffic,
-    effective_bandwidth,
     in_switch_all_reduce,
     pairwise_all_to_all,
     point_to_point,
