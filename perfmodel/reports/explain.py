@@ -88,8 +88,10 @@ def derivation(
         "decode": f"decode step, {per_rank} requests on a rank, context {workload.isl + workload.osl / 2:,.0f}",
         "prefill": f"prefill of one prompt of {workload.isl:,.0f} tokens{_reused(workload)}",
     }
+    timed = {"decode": (steps.decode, steps.decode_experts_s), "prefill": (steps.prefill, steps.prefill_experts_s)}
     for phase in phases:
-        lines += [*_tree(titles[phase], getattr(steps, phase), _scalar(getattr(steps, f"{phase}_experts_s"))), ""]
+        step, fetch_s = timed[phase]
+        lines += [*_tree(titles[phase], step, _scalar(fetch_s)), ""]
     if row["feasible"]:
         engine = target.engine
         decode_s = decode_token_s(model, flat, workload, steps)

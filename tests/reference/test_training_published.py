@@ -11,11 +11,13 @@ from perfmodel.costs.reliability import checkpoint_interval, goodput, job_mtbf
 from perfmodel.costs.training import gpt_parameters, gpt_step_flops, layer_activation_bytes, utilisation
 from perfmodel.costs.training_schedules import SCHEDULES, microbatches_in_flight, schedule_bubble
 from perfmodel.estimate.training.flops import step_flops
+from perfmodel.estimate.training.network import Network
 from perfmodel.estimate.training.predict import block_work
 from perfmodel.estimate.training.shape import micro_batch
 from perfmodel.layers.training_recipe import get_recipe
 from perfmodel.models.inline import inline_model
 from perfmodel.parallel.training_grid import training_plans
+from perfmodel.parallel.training_groups import training_group
 
 # Narayanan et al. 2021 (arXiv:2104.04473), table 1: billions of parameters, width, layers, heads, GPUs, batch, and the
 # printed PFLOP/s of the whole job and TFLOP/s per GPU. Sequence 2048, vocabulary 51200.
@@ -194,10 +196,25 @@ def test_tensor_parallel_volume(sequence_parallel):
     assert elements - again == pytest.approx(8 * b * S * hidden * (t - 1) / t)
 
 
-def test_zero_volumes():
+def test_zero_volumes(monkeypatch):
     # Rajbhandari et al. 2020 (arXiv:1910.02054), section 7: 2 Psi as plain data parallelism, 3 Psi with stage 3.
     for stage, multiple in ((0, 2), (1, 2), (2, 2), (3, 3)):
         assert zero_volume(1.0, 1e9, stage) == pytest.approx(multiple)
+    # A step sends exactly that: on links of one byte per second its exchanges take as long as their bytes are many.
+    rounds = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0, "all_to_all": 1.0}
+
+    def sent(self, kind, size, group):
+        ranks = training_group(self.grid, group).ranks
+        return rounds[kind] * (ranks - 1.0) / ranks * size
+
+    monkeypatch.setattr(Network, "_library", sent)
+    model = inline_model({"hidden": 1024, "layers": 4, "heads": 8, "ffn": 4096, "vocab": V, "positions": S})
+    target = training_target("hgx-a100", "megatron-2021")
+    target = dataclasses.replace(target, stack=dataclasses.replace(target.stack, gradient_bytes=2.0))
+    stages = np.array([0, 1, 2, 3])
+    plans = training_plans(dp=64, zero=stages, grad_overlap=0)
+    estimate = train(model, target, plans, seq=S, global_batch=64, precision="fp16")
+    np.testing.assert_allclose(estimate["dp_s"], zero_volume(2.0 * model.parameters(), 64, stages), rtol=1e-9)
 
 
 def test_zero_memory_of_a_7_5b_model():
