@@ -92,6 +92,9 @@ class Engine:
     prefill_layer_s : float
         Time per layer that a prompt waits for its kernels, which are launched one by one; other requests' steps fill
         the device meanwhile [s].
+    launches_ahead : bool
+        Whether a prompt's kernels are launched while its earlier ones run, so that it takes the longer of host and
+        device, and not both.
     request_s : float
         Host time of a request before its first step: receiving, tokenising, scheduling [s].
     stream_steps : float
@@ -149,6 +152,7 @@ class Engine:
     decode_step_s: float = 0.0
     decode_request_s: float = 0.0
     prefill_layer_s: float = 0.0
+    launches_ahead: bool = True
     request_s: float = 0.0
     stream_steps: float = 1.0
     balance_steps: float = 0.0

@@ -92,6 +92,7 @@ class _EngineFile(BaseModel):
     decode_step: _Value
     decode_request: _Value
     prefill_layer: _Value
+    launches_ahead: _Flag = _Flag(value=True, source="default")
     request: _Value
     stream_steps: _Value
     balance_steps: _Value = _Value(value=0.0, source="default")
@@ -201,6 +202,7 @@ def load_engine(name: str, profiles: str | os.PathLike[str] | None = None) -> En
         decode_step_s=numbers["decode_step"],
         decode_request_s=numbers["decode_request"],
         prefill_layer_s=numbers["prefill_layer"],
+        launches_ahead=parsed.launches_ahead.value,
         request_s=numbers["request"],
         stream_steps=numbers["stream_steps"],
         balance_steps=numbers["balance_steps"],

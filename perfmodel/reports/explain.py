@@ -97,7 +97,7 @@ def derivation(
         decode_s = decode_token_s(model, flat, workload, steps)
         seen = float(np.ravel(streaming_delay(engine, flat, workload, steps, decode_s, row["tpot_s"]))[0])
         passing = engine.stream_steps + (engine.balance_steps if row["dp"] > 1 else 0.0)
-        passing *= 1.0 - float(wave_lockstep(engine, workload)) / 2.0
+        passing = min(passing * (1.0 - float(wave_lockstep(engine, workload)) / 2.0), float(workload.osl))
         others = max(int(decoding) - 1, 0)
         alone = engine.schedule == "prefill-first"
         own = "" if alone else f" over {_scalar(steps.riding_steps):,.0f} steps shared with running requests"

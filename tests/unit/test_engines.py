@@ -134,8 +134,8 @@ def test_a_value_that_is_none_is_refused_by_key(tmp_path, key, value):
         ('value = "1.79 GiB"', 'value = "1.79 GiB/s"', "framework_bytes: "),
         ('value = "15 us"', "value = 15", "decode_request: "),
         ('value = "15 us"', 'value = "15 furlongs"', "decode_request: "),
-        ("value = 3\n", 'value = "3"\n', "stream_steps: "),
-        ("value = 3\n", "value = inf\n", "stream_steps: "),
+        ("value = 4\n", 'value = "3"\n', "stream_steps: "),
+        ("value = 4\n", "value = inf\n", "stream_steps: "),
         ("value = 0.90", "value = 1.7", "memory_fraction: "),
         (
             "[overlap]",

@@ -257,18 +257,20 @@ def test_measured_deployments_are_predicted_within_the_stated_errors(cases_dir):
     assert full.mean() < 0.1
 
 
-def first_tokens(prefill, decode, n, osl, cycles=4):
-    """Play a loop of equal requests: each step holds one prompt, and is fixed as the step before it starts.
+def first_tokens(prefill, decode, n, osl, late, cycles=4):
+    """Play a loop of equal requests: each step holds one prompt, and is scheduled as the step before it starts.
 
-    A request that ends is replaced by the next one a moment later, when that step has begun.
+    A request that ends is replaced by the next one at once, or a moment later, when a step has just been scheduled.
     """
     ends, arrived, waits = {}, {}, []
     scheduled = [[request] for request in range(n)]
     waiting, coming, clock, step = [], [], 0.0, 0
     while len(waits) < n * cycles:
+        in_time = [*waiting, *(() if late else coming)]
         if len(scheduled) <= step + 1:
-            scheduled.append([waiting.pop(0)] if waiting else [])
-        waiting, coming = waiting + coming, []
+            scheduled.append(in_time[:1])
+            in_time = in_time[1:]
+        waiting, coming = [*in_time, *(coming if late else ())], []
         clock += decode + len(scheduled[step]) * prefill
         for request in scheduled[step]:
             if request in arrived:
@@ -278,17 +280,20 @@ def first_tokens(prefill, decode, n, osl, cycles=4):
             arrived[request] = clock
             coming.append(request)
         step += 1
-    return waits
+    return np.array(waits[n:]).reshape(cycles - 1, n)
 
 
 @pytest.mark.parametrize("osl", [64, 256, 1024])
-def test_equal_requests_wait_for_the_two_prompts_before_them_whatever_the_output(osl):
+def test_equal_requests_wait_for_one_or_two_prompts_whatever_the_output(osl):
     prefill, decode, n = 0.1, 0.02, 16
-    waits = first_tokens(prefill, decode, n, osl)
-    steady = waits[n:]
+    in_time, late = (first_tokens(prefill, decode, n, osl, late) for late in (False, True))
     # The first of a cycle has nobody before it, the second only one.
-    expected = prefill + 3 * decode + staggered_wait(prefill, np.arange(n) + 1.0)
-    assert steady == pytest.approx(np.tile(expected, len(steady) // n), rel=1e-9)
+    assert in_time[:, 1:] == pytest.approx(2 * prefill + 2 * decode, rel=1e-9)
+    assert late[:, 2:] == pytest.approx(3 * prefill + 3 * decode, rel=1e-9)
+    mean = (in_time + late)[:, 2:] / 2
+    assert mean == pytest.approx(staggered_wait(prefill, n) + prefill + 2.5 * decode, rel=1e-9)
+    assert staggered_wait(prefill, 1) == 0.0
+    assert staggered_wait(prefill, 2) == prefill
 
 
 def test_lengths_that_vary_let_prompts_of_others_fall_anywhere():
@@ -351,6 +356,17 @@ def test_shared_experts_show_only_what_the_routed_ones_leave():
         assert hidden or seen == pytest.approx(np.ravel(whole)[0])
         assert sum(timed.parts) == pytest.approx(timed.seconds)
         assert timed.upper_s >= timed.seconds
+
+
+def test_launches_hide_behind_a_long_prompt_where_they_run_ahead_of_it():
+    slow = dataclasses.replace(TARGET.engine, prefill_layer_s=1e-3)
+    engines = [dataclasses.replace(slow, launches_ahead=ahead) for ahead in (False, True)]
+    grid, load = pm.plans(tp=8, concurrency=[1, 1]), Workload(np.array([100.0, 16000.0]), 100.0)
+    plain, ahead = (predict(grid, load, dataclasses.replace(TARGET, engine=engine)) for engine in engines)
+    seen, hidden = plain["prefill_s"], ahead["prefill_s"]
+    assert hidden[0] == pytest.approx(MODEL.layers * 1e-3)
+    assert hidden[1] == pytest.approx(seen[1] - MODEL.layers * 1e-3)
+    assert plain["ttft_s"] - ahead["ttft_s"] == pytest.approx(seen - hidden)
 
 
 def test_launches_show_only_where_they_outlast_the_device():

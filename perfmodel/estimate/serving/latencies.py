@@ -196,6 +196,7 @@ def streaming_delay(
         Seconds.
     """
     passing = engine.stream_steps + np.where(grid.dp > 1, engine.balance_steps, 0.0)
-    passing = passing * (1.0 - wave_lockstep(engine, workload) / 2.0)
+    # In as many steps as a request has tokens every other request has its prompt.
+    passing = np.minimum(passing * (1.0 - wave_lockstep(engine, workload) / 2.0), workload.osl)
     alone = kept_in_order(engine, workload)
     return as_floats(passing * np.where(alone, decode_s, np.minimum(tpot, decode_s + steps.shared_s)))

@@ -15,7 +15,7 @@ from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.split_steps import split_steps
 from perfmodel.estimate.step import host_time, step_times
 from perfmodel.estimate.target import Target
-from perfmodel.estimate.timed_step import StepTime, fetching, hosted
+from perfmodel.estimate.timed_step import StepTime, fetching, hosted, launched_ahead
 from perfmodel.hardware.engine import Engine
 from perfmodel.layers.base import Step
 from perfmodel.layers.precision import Precision
@@ -140,6 +140,8 @@ def serving_steps(
         ]
         decode, alone, shared, *hosted_parts = map(fetching, steps, waits)
         parts = [*hosted_parts, *parts[1:]]
+    if target.engine.launches_ahead:
+        alone = launched_ahead(alone)
     if mixed:
         added = added_s(model, target, pieces, dense=parts[0], attention=parts[1], decode=decode)
         step_s = added * pieces.shared / pieces.steps
@@ -157,7 +159,7 @@ def serving_steps(
 
 
 def with_host(model: ModelSpec, engine: Engine, grid: PlanGrid, steps: ServingSteps) -> ServingSteps:
-    """Steps with the host times of another engine.
+    """Steps with the host times of an engine.
 
     Parameters
     ----------
@@ -168,7 +170,7 @@ def with_host(model: ModelSpec, engine: Engine, grid: PlanGrid, steps: ServingSt
     grid : PlanGrid
         The plans.
     steps : ServingSteps
-        Step times of the plans, from :func:`serving_steps`.
+        Step times of the plans, from :func:`serving_steps` for an engine without host times.
 
     Returns
     -------
@@ -179,12 +181,12 @@ def with_host(model: ModelSpec, engine: Engine, grid: PlanGrid, steps: ServingSt
     batch = np.ceil(running_requests(grid, steps.footprint) / grid.pp)
     decode_s = host_time(engine, model.layers, Step(batch, one, one, decode=True))
     prefill_s = host_time(engine, model.layers, Step(one, one, one, decode=False))
-    more_s = prefill_s - steps.prefill.over_plans("host_s")
+    alone = hosted(steps.prefill, prefill_s)
     return replace(
         steps,
         decode=hosted(steps.decode, decode_s),
-        prefill=hosted(steps.prefill, prefill_s),
-        shared_s=steps.shared_s + more_s,
+        prefill=launched_ahead(alone) if engine.launches_ahead else alone,
+        shared_s=steps.shared_s + prefill_s,
     )
 
 
