@@ -50,7 +50,14 @@ WhatIf = Annotated[
 Collectives = Annotated[
     str, typer.Option("--collectives", help="Algorithms over several nodes: fastest, flat, hierarchical or nccl.")
 ]
-Output = Annotated[Path | None, typer.Option("-o", "--output", help="File to write instead of stdout.")]
+
+
+def _file(output: Path | None) -> Path | None:
+    """File that an output is written to; none for "-", which means stdout to most programs."""
+    return None if output == Path("-") else output
+
+
+Output = Annotated[Path | None, typer.Option("-o", "--output", callback=_file, help="File to write instead of stdout.")]
 
 
 LARGEST = 1e15

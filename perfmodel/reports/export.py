@@ -82,7 +82,8 @@ def write_whole(path: str | os.PathLike[str], text: str) -> None:
     Parameters
     ----------
     path : path
-        File to write; an existing one is replaced.
+        File to write; an existing one is replaced, behind a link the one that it leads to. A pipe or a device, as
+        /dev/stdout may be, is written to.
     text : str
         Content.
 
@@ -94,6 +95,11 @@ def write_whole(path: str | os.PathLike[str], text: str) -> None:
     target = Path(path)
     temporary: str | None = None
     try:
+        if target.exists() and not (target.is_file() or target.is_dir()):
+            with target.open("w", encoding="utf-8", newline="") as stream:
+                stream.write(text)
+            return
+        target = target.resolve()
         with tempfile.NamedTemporaryFile(
             "w", dir=target.parent, prefix=f".{target.name}.", delete=False, encoding="utf-8", newline=""
         ) as stream:
@@ -104,7 +110,7 @@ def write_whole(path: str | os.PathLike[str], text: str) -> None:
     except OSError as error:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
-        raise OutputError(f"{target}: cannot be written: {error.strerror or error}") from None
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def _umask() -> int:

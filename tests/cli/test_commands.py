@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import typer
@@ -64,6 +66,30 @@ def test_output_into_a_missing_directory_is_one_line(capsys, tmp_path):
     assert out == ""
     assert err.count("\n") == 1
     assert "cannot be written" in err
+
+
+def test_output_follows_a_link_and_does_not_replace_a_pipe(capsys, tmp_path):
+    real, link, pipe = tmp_path / "real.csv", tmp_path / "link.csv", tmp_path / "pipe"
+    real.write_text("old")
+    link.symlink_to(real)
+    assert run(capsys, *RANK, "--format", "csv", "-o", link)[0] == 0
+    assert link.is_symlink()
+    assert real.read_text().startswith("rank,")
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read_text)
+        assert run(capsys, *RANK, "--format", "csv", "-o", pipe)[0] == 0
+        assert read.result(timeout=60) == real.read_text()
+    assert pipe.is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.csv", "pipe", "real.csv"]
+
+
+def test_output_to_a_dash_is_stdout(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run(capsys, *RANK, "-o", "-")
+    assert code == 0
+    assert out.startswith("Best: ")
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_fits_exits_1_with_the_nearest_miss(capsys):
