@@ -8,8 +8,9 @@ Functions stay ordinary NumPy code and know nothing of it (no quantity of its ow
 """
 
 import operator
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -52,7 +53,18 @@ _REDUCTIONS: Mapping[Any, np.ufunc] = {
 }
 # What these functions and methods reduce with, by way of functions in Python that take longer than the reduction.
 
+_SEEN = 2  # what is called so often only is not worth writing down, which takes as long as six calls
 _VARIANTS = 16  # ways through one function that are kept
+_MOST = 64  # programs that are kept in all, a megabyte each
+
+
+_TEXTS: Mapping[Any, str] = {
+    **{operator.add: "{} + {}", operator.sub: "{} - {}", operator.mul: "{} * {}", operator.truediv: "{} / {}"},
+    **{operator.floordiv: "{} // {}", operator.mod: "{} % {}", operator.pow: "{} ** {}", operator.neg: "-{}"},
+    **{operator.lt: "{} < {}", operator.le: "{} <= {}", operator.gt: "{} > {}", operator.ge: "{} >= {}"},
+    **{operator.eq: "{} == {}", operator.ne: "{} != {}", operator.and_: "{} & {}", operator.or_: "{} | {}"},
+    **{operator.invert: "~{}", operator.getitem: "{}[{}]"},
+}
 
 
 class RecordingError(TypeError):
@@ -155,7 +167,7 @@ class Recorded:
     __or__, __ror__ = _noted(operator.or_), _reflected(operator.or_)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Joined:
     """A function whose first argument is a list of values, called with the values themselves."""
 
@@ -167,7 +179,7 @@ class _Joined:
         return self.function(parts, *self.rest, **self.more)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Named:
     """A function with keywords that no run changes."""
 
@@ -190,50 +202,50 @@ class _Decision:
             raise Departed
 
 
-Step = tuple[Callable[..., Any], Callable[[list[Any]], Any], int]
+Call = tuple[Callable[..., Any], tuple[int, ...], int]
+"""A function, the places of its arguments and that of its result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A recorded calculation.
+    """A recorded calculation, as a function of Python that does nothing else.
 
     Parameters
     ----------
-    start : list
-        Value of every place that no call fills: the constants; inputs come first.
-    steps : list of (function, getter, place)
-        Calls in their order: the function, what takes its arguments from the places, where its result goes.
-    results : sequence of mapping
-        For every mapping that the function returns, name -> place.
+    source : str
+        Its text: one line for every call.
+    repeat : callable
+        Takes inputs of the recorded shapes and returns a list of mappings; raises `Departed` where the recorded
+        function would take another way with them.
     """
 
-    start: list[Any]
-    steps: list[Step]
-    results: Sequence[Mapping[str, int]]
+    source: str
+    repeat: Callable[..., list[dict[str, Any]]]
 
-    def repeat(self, inputs: Sequence[Any]) -> list[dict[str, Any]]:
-        """Do the same to other values.
 
-        Parameters
-        ----------
-        inputs : sequence of numpy.ndarray
-            Values in the place of the recorded ones, in shapes and types the same.
-
-        Returns
-        -------
-        list of dict
-            What the function would return.
-
-        Raises
-        ------
-        Departed
-            If the function would take another way with these values.
-        """
-        values = self.start.copy()
-        values[: len(inputs)] = inputs
-        for function, arguments, place in self.steps:
-            values[place] = function(*arguments(values))
-        return [{name: values[place] for name, place in result.items()} for result in self.results]
+def _written(
+    calls: Sequence[Call], values: Sequence[Any], inputs: int, results: Sequence[Mapping[str, int]]
+) -> Program:
+    """Write a program down; the first of the values are those of the inputs, the others are constants or results."""
+    made = {*range(inputs), *(out for *_, out in calls)}
+    used = {place for _, places, _ in calls for place in places} | {p for result in results for p in result.values()}
+    fixed: dict[str, Any] = {f"v{place}": values[place] for place in sorted(used - made)}
+    lines = []
+    for function, places, out in calls:
+        names = [f"v{place}" for place in places]
+        text = _TEXTS.get(function)
+        if text is None:
+            fixed[f"f{out}"] = function
+            text = f"f{out}({', '.join(names)})"
+        else:
+            text = text.format(*names)
+        lines.append(f"    v{out} = {text}")
+    given = ", ".join([*(f"v{place}" for place in range(inputs)), *(f"{name}={name}" for name in fixed)])
+    returned = ", ".join("{" + ", ".join(f"{name!r}: v{p}" for name, p in result.items()) + "}" for result in results)
+    source = "\n".join([f"def repeat({given}):", *lines, f"    return [{returned}]\n"])
+    scope = dict(fixed)
+    exec(compile(source, "<recorded calculation>", "exec"), scope)
+    return Program(source, scope["repeat"])
 
 
 class Tape:
@@ -247,7 +259,7 @@ class Tape:
 
     def __init__(self, inputs: Sequence[Any]) -> None:
         self.start: list[Any] = list(inputs)
-        self.calls: list[tuple[Callable[..., Any], tuple[int, ...], int]] = []
+        self.calls: list[Call] = []
         self.inputs = [Recorded(self, place, value) for place, value in enumerate(inputs)]
         self._done: dict[Any, Recorded] = {}
         self._constants: dict[Any, int] = {}
@@ -327,13 +339,13 @@ class Tape:
             for result in results
         ]
         needed = {place for result in named for place in result.values()}
-        steps: list[Step] = []
-        for function, places, out in reversed(self.calls):
+        calls: list[Call] = []
+        for call in reversed(self.calls):
+            function, places, out = call
             if out in needed or isinstance(function, _Decision):
                 needed.update(places)
-                steps.append((function, _getter(places), out))
-        self.start[: len(self.inputs)] = [None] * len(self.inputs)
-        return Program(self.start, steps[::-1], named)
+                calls.append(call)
+        return _written(calls[::-1], self.start, len(self.inputs), named)
 
     def _place(self, value: Any) -> int:
         self.start.append(value)
@@ -359,20 +371,33 @@ def _times_one(first: Any, second: Any) -> Recorded | None:
     return None
 
 
-def _getter(places: tuple[int, ...]) -> Callable[[list[Any]], Any]:
-    if len(places) == 1:
-        return operator.itemgetter(slice(places[0], places[0] + 1))
-    return operator.itemgetter(*places)
+@dataclass(slots=True)
+class Recordings:
+    """What is known of a function with inputs of some shapes.
+
+    Parameters
+    ----------
+    seen : int
+        Times that it was called without a recording.
+    ways : list of Program
+        Recorded ways through it.
+    """
+
+    seen: int = 0
+    ways: list[Program] = field(default_factory=list)
 
 
-Programs = dict[Any, list[Program]]
-"""Recorded ways through a function, by what of its arguments is no array."""
+_kept: deque[list[Program]] = deque()
+# Where every program is, the oldest first.
+
+Programs = dict[Any, Recordings]
+"""Recordings by what decides about a calculation beside its inputs, and by the shapes of these."""
 
 
 def repeated(
     programs: Programs, key: Any, function: Callable[[Sequence[Any]], Sequence[Columns]], inputs: Sequence[Any]
 ) -> Sequence[Columns]:
-    """Call a function, or repeat what it did before: what comes a second time is recorded.
+    r"""Call a function, or repeat what it did before: what comes a third time is recorded.
 
     Parameters
     ----------
@@ -397,28 +422,32 @@ def repeated(
     ...     total, seconds = inputs
     ...     return [{"rate": total / seconds if np.all(seconds > 0) else total * np.inf}]
     >>> programs = {}
-    >>> for total, seconds in ((6.0, 2.0), (8.0, 2.0), (9.0, 2.0), (8.0, 0.0)):
+    >>> for total, seconds in ((6.0, 2.0), (7.0, 2.0), (8.0, 2.0), (9.0, 2.0), (8.0, 0.0)):
     ...     print(repeated(programs, "rate", rate, [np.array([total]), np.array([seconds])])[0]["rate"])
     [3.]
+    [3.5]
     [4.]
     [4.5]
     [inf]
-    >>> [len(program.steps) for program in programs["rate", ((1,), (1,))]]
-    [4, 4]
+    >>> [program.source.count("\n") for program in programs["rate", ((1,), (1,))].ways]
+    [6, 6]
     """
-    key = key, tuple(value.shape for value in inputs)
-    if key not in programs:  # what is done once only is not worth writing down
-        programs[key] = []
+    found = programs.setdefault((key, tuple(value.shape for value in inputs)), Recordings())
+    if found.seen < _SEEN:
+        found.seen += 1
         return function(inputs)
-    ways = programs[key]
-    for program in ways:
+    for program in found.ways:
         try:
-            return program.repeat(inputs)
+            return program.repeat(*inputs)
         except Departed:
             continue
-    if len(ways) >= _VARIANTS:
+    if len(found.ways) >= _VARIANTS:
         return function(inputs)
     tape = Tape(inputs)
     results = function(tape.inputs)
-    ways.append(tape.program(results))
+    found.ways.append(tape.program(results))
+    _kept.append(found.ways)
+    if len(_kept) > _MOST:
+        oldest = _kept.popleft()
+        del oldest[:1]
     return [{name: v.value if isinstance(v, Recorded) else v for name, v in result.items()} for result in results]

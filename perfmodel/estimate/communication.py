@@ -42,13 +42,13 @@ def time_collective(op: Collective, target: Target, grid: PlanGrid, group: RankG
         Seconds, the algorithm of every plan, and the exact bound of the payload on the links it crosses.
     """
     payload = as_floats(op.payload)
+    sheet = f"{target.system.id} datasheet"
+    if not np.any(payload * op.count > 0):  # most blocks list collectives that a given split does not need
+        return OperatorTime(0.0, 0.0, 0.0, 0.0, ("collective_bound",), ("datasheet",), (sheet,), op.count)
     links = links_of_group(target.system, group or rank_group(grid, op.group))
-    if not np.any(payload > 0):  # most blocks list collectives that a given split does not need
-        found = [Candidate("collective_bound", payload * 0.0, "datasheet", f"{target.system.id} datasheet")]
-        bound: Floats = payload * 0.0
-    elif op.kind == "point_to_point":
+    if op.kind == "point_to_point":
         seconds, bound = hop_time(payload, links)
-        found = [Candidate("point_to_point", seconds, "datasheet", f"{target.system.id} datasheet")]
+        found = [Candidate("point_to_point", seconds, "datasheet", sheet)]
     else:
         kind = _LIKE.get(op.kind, op.kind)
         bound = _bound(kind, payload, links)

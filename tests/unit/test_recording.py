@@ -10,7 +10,7 @@ from perfmodel.recording import Program, Programs, RecordingError, repeated
 TWO = np.array([3.0, 5.0])
 
 
-def run(function: Any, *inputs: Any, times: int = 3) -> tuple[list[Any], Programs]:
+def run(function: Any, *inputs: Any, times: int = 4) -> tuple[list[Any], Programs]:
     """Results of calling a function several times, and what was recorded."""
     programs: Programs = {}
 
@@ -22,8 +22,13 @@ def run(function: Any, *inputs: Any, times: int = 3) -> tuple[list[Any], Program
 
 def only(programs: Programs) -> Program:
     """The one program there is."""
-    ((program,),) = programs.values()
+    ((program,),) = (found.ways for found in programs.values())
     return program
+
+
+def calls(program: Program) -> int:
+    """Calls that a program makes."""
+    return program.source.count("\n") - 2
 
 
 @pytest.mark.parametrize(
@@ -42,7 +47,7 @@ def test_a_repetition_does_the_same(function: Any) -> None:
     results, programs = run(function, TWO)
     for result in results:
         np.testing.assert_array_equal(result, function(TWO))
-    (again,) = only(programs).repeat([TWO * 1.7])
+    (again,) = only(programs).repeat(TWO * 1.7)
     np.testing.assert_array_equal(again["out"], function(TWO * 1.7))
 
 
@@ -54,13 +59,13 @@ def test_what_no_result_needs_is_not_repeated() -> None:
         return (x + 1.0) * (x + 1.0) * 1.0
 
     _, programs = run(wasteful, TWO)
-    assert len(only(programs).steps) == 2
+    assert calls(only(programs)) == 2
 
 
-def test_a_calculation_done_once_is_not_recorded() -> None:
-    """The first call is plain."""
-    _, programs = run(lambda x: x + 1.0, TWO, times=1)
-    assert list(programs.values()) == [[]]
+def test_a_calculation_done_twice_is_not_recorded() -> None:
+    """The first calls are plain."""
+    _, programs = run(lambda x: x + 1.0, TWO, times=2)
+    assert [found.ways for found in programs.values()] == [[]]
 
 
 @pytest.mark.parametrize("kind", [bool, float, int])
@@ -72,11 +77,11 @@ def test_another_way_is_recorded_beside_the_first(kind: Any) -> None:
         return [{"out": x * 2.0 if kind(x[0]) else x + 100.0}]
 
     programs: Programs = {}
-    for first in (0.0, 0.0, 1.0, 0.0, 1.0):
+    for first in (0.0, 0.0, 0.0, 1.0, 0.0, 1.0):
         x = np.array([first, 7.0])
         np.testing.assert_array_equal(repeated(programs, "", forked, [x])[0]["out"], forked([x])[0]["out"])
-    ((one, other),) = programs.values()
-    assert len(one.steps) == len(other.steps) == 3
+    ((one, other),) = (found.ways for found in programs.values())
+    assert calls(one) == calls(other) == 3
 
 
 def test_ways_are_not_kept_without_end() -> None:
@@ -85,15 +90,25 @@ def test_ways_are_not_kept_without_end() -> None:
     for number in range(40):
         (result,) = repeated(programs, "", lambda given: [{"out": given[0] + float(given[0][0])}], [np.array([number])])
         assert result["out"].item() == 2.0 * number
-    ((ways),) = programs.values()
-    assert len(ways) == 16
+    assert sum(len(found.ways) for found in programs.values()) == 16
+
+
+def test_the_oldest_programs_go() -> None:
+    """However many calculations are recorded, no more than 64 are kept, and those that went are recorded again."""
+    programs: Programs = {}
+    for number in range(80):
+        for _ in range(3):
+            repeated(programs, number, lambda given: [{"out": given[0] + 1.0}], [TWO])
+    assert sum(len(found.ways) for found in programs.values()) == 64
+    assert repeated(programs, 0, lambda given: [{"out": given[0] + 1.0}], [TWO])[0]["out"].tolist() == [4.0, 6.0]
+    assert len(programs[0, ((2,),)].ways) == 1
 
 
 def test_other_shapes_have_recordings_of_their_own() -> None:
     """A recording is for inputs of its shapes alone."""
     programs: Programs = {}
     for shape in ((2,), (3,), (2, 3)):
-        for _ in range(3):
+        for _ in range(4):
             (result,) = repeated(programs, "", lambda given: [{"out": given[0] * given[0].size}], [np.ones(shape)])
             assert result["out"].sum() == np.prod(shape) ** 2
     assert len(programs) == 3
