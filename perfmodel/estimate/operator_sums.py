@@ -143,16 +143,16 @@ class StepWork:
         numpy.ndarray
             Part of each of `SUMS` but the bounds, of every row [s].
         """
-        out = np.zeros((_TIMES, self.size))
-        for layer in dict.fromkeys(entry.layer for entry in self._beside if entry.layer in self._routed):
-            beside = {entry: part for entry, part in self._beside.items() if entry.layer == layer}
-            routed_s = self._routed[layer][_ROW["device"]]
-            whole = sum(part[_ROW["device"]] for part in beside.values())
-            work = sum(np.maximum(part[_ROW["exact compute"]], part[_ROW["exact memory"]]) for part in beside.values())
-            seen = np.maximum(np.minimum(work, whole), whole - routed_s)
+        out: Array = np.zeros((_TIMES, self.size))
+        for layer in sorted({entry.layer for entry in self._beside} & set(self._routed)):
+            # In the order of the layer: that of the sums depends on how many plans there are.
+            entries = sorted((e for e in self._beside if e.layer == layer), key=lambda entry: entry.position)
+            beside = np.stack([self._beside[entry] for entry in entries], axis=1)
+            whole = summed(beside[_ROW["device"]])
+            work = summed(np.maximum(beside[_ROW["exact compute"]], beside[_ROW["exact memory"]]))
+            seen = np.maximum(np.minimum(work, whole), whole - self._routed[layer][_ROW["device"]])
             share = np.where(whole > 0, 1.0 - seen / np.where(whole > 0, whole, 1.0), 0.0)
-            for entry, part in beside.items():
-                out = out + (entry.repeat * share) * part[:_TIMES]
+            out = out + (entries[0].repeat * share) * summed(beside[:_TIMES], axis=1)
         return out
 
     def total(self) -> Mapping[str, Array]:
