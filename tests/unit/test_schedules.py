@@ -1,5 +1,7 @@
 """Schedules: prompts before decode steps, in chunks beside them, or layer group by layer group."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -137,6 +139,24 @@ def test_short_prompts_fill_a_step_together():
     assert np.all(packed["tokens_per_s"] > 0.75 * alone["tokens_per_s"])
     # No token takes longer, on average, than the longest of them.
     assert np.all(packed["tpot_s"] <= packed["itl_max_s"] * (1 + 1e-9))
+
+
+def test_launches_ahead_of_the_device_delay_the_prompt_and_nobody_else():
+    on = target("hgx-h100", schedule="chunked", chunk=2048)
+    layer_s = 5e-3
+
+    def found(launch_s, ahead):
+        engine = replace(on.engine, prefill_layer_s=launch_s, launches_ahead=ahead)
+        return pm.predict(MODEL, replace(on, engine=engine), GRID, **LENGTHS)
+
+    none, ahead, after = found(0.0, True), found(layer_s, True), found(layer_s, False)
+    launches = pm.load_model(MODEL).layers * layer_s
+    chunks = np.ceil(8192 / (2048 - 16))
+    assert np.all(ahead["prompt_s"] > none["prompt_s"])
+    assert np.all(ahead["itl_max_s"] >= launches * LENGTHS["isl"] / 2048 / chunks)
+    assert np.all(after["prompt_s"] > ahead["prompt_s"])
+    assert ahead["tpot_s"] == pytest.approx(none["tpot_s"], rel=1e-9)
+    assert np.all(after["tpot_s"][1:] > none["tpot_s"][1:])
 
 
 @given(prompt=tokens, output=st.integers(1, 5000), running=requests, chunk=st.integers(2, 16384))

@@ -128,8 +128,8 @@ def decoding_requests(model: ModelSpec, target: Target, workload: Workload, runn
 
 def added_s(
     model: ModelSpec, target: Target, pieces: Pieces, *, dense: StepTime, attention: StepTime, decode: StepTime
-) -> npt.NDArray[np.float64]:
-    """Time that one prompt adds to all steps that it shares with running requests.
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Time that prompts add to the steps that they share with running requests.
 
     Weights are read, and kernels launched, once for all; attention is that of the chunks and of the running requests.
 
@@ -148,13 +148,16 @@ def added_s(
 
     Returns
     -------
-    numpy.ndarray
-        Seconds of all pieces together, through all layers [s].
+    tuple of numpy.ndarray
+        What one prompt adds in all its pieces, and what prompts add to one step, through all layers [s].
     """
     engine = target.engine
     rows = as_floats(pieces.dense.batch) * pieces.dense.tokens
     captured = (rows <= GRAPH_TOKENS) & (engine.schedule == "chunked")
     launches = np.where(captured, 0.0, engine.prefill_layer_s * model.layers)
     other, own = (each.seconds - each.over_plans("host_s") - each.over_plans("attention_s") for each in (dense, decode))
-    more = np.maximum(other + launches - own + attention.over_plans("attention_s"), 0.0)
-    return as_floats(pieces.passes * more / pieces.shared)
+    more = np.maximum(other - own + attention.over_plans("attention_s"), 0.0)
+    # Launches that run ahead of the device are seen by the prompt itself, and filled by what else there is to do.
+    seen = np.maximum(more, launches - decode.seconds) if engine.launches_ahead else more + launches
+    lasting = more if engine.launches_ahead else seen
+    return as_floats(pieces.passes * lasting / pieces.shared), as_floats(pieces.passes * seen / pieces.steps)

@@ -143,8 +143,7 @@ def serving_steps(
     if target.engine.launches_ahead:
         alone = launched_ahead(alone)
     if mixed:
-        added = added_s(model, target, pieces, dense=parts[0], attention=parts[1], decode=decode)
-        step_s = added * pieces.shared / pieces.steps
+        added, step_s = added_s(model, target, pieces, dense=parts[0], attention=parts[1], decode=decode)
         found = ServingSteps(decode, alone, added, step_s, footprint, pieces.steps, pieces.together)
     else:
         # What a prompt waits for its launches, the steps of others fill.
