@@ -6,6 +6,7 @@ import numpy as np
 
 from perfmodel.arrays import Floats, as_floats, clipped
 from perfmodel.costs.attention import OUTPUT_BYTES, cold_share, overlapped, power_of_two
+from perfmodel.costs.attention_splits import KEYS_PER_SPLIT, SPLIT_RULES, library_splits
 from perfmodel.costs.chunks import in_chunks
 from perfmodel.costs.registry import Coefficient, formula
 
@@ -19,6 +20,7 @@ _C = Coefficient
 DECODE_COEFFICIENTS = (
     _C("launch_s", "s", 8e-6, 5e-7, 1e-3, "launch gap and preparing kernels whose time does not depend on the sizes"),
     _C("window_s", "s", 2e-7, 1e-9, 2e-5, "extra kernels where a sliding window is set"),
+    _C("regroup_s", "s", 6e-6, 1e-9, 5e-5, "kernels that only grouped query heads need (`grouping`)"),
     _C("uneven_head_s", "s", 1e-7, 1e-9, 3e-5, "extra kernels where the head dimension is no power of two (padding)"),
     _C("mma_efficiency", "1", 0.5, 0.02, 1.0, "sustained part of the dense peak inside the main loop"),
     _C("wide_head", "1", 0.05, 1e-3, 12.0, "slowdown for wide heads, per reference width above it"),
@@ -68,6 +70,9 @@ DECODE_COEFFICIENTS = (
         "rows_min": (8, 16, 32, 64),
         "key_tile": (1, 64, 128),
         "whole_cache": (False, True),
+        "grouping": ("inside", "copied", "prepared"),
+        "grouped_blocks": (0, 0.25),
+        "split_rule": SPLIT_RULES,
     },
 )  # fmt: skip
 def decode_attention_split(
@@ -89,6 +94,7 @@ def decode_attention_split(
     cache_bytes: Any = 0.0,
     launch_s: float = 8e-6,
     window_s: float = 2e-7,
+    regroup_s: float = 6e-6,
     uneven_head_s: float = 1e-7,
     mma_efficiency: float = 0.5,
     wide_head: float = 0.05,
@@ -119,6 +125,9 @@ def decode_attention_split(
     rows_min: int = 8,
     key_tile: int = 1,
     whole_cache: bool = False,
+    grouping: str = "inside",
+    grouped_blocks: float = 0.0,
+    split_rule: str = "filled",
 ) -> Floats:
     r"""Return the time of decode attention on one device.
 
@@ -154,9 +163,9 @@ def decode_attention_split(
         Elements per token and KV head in the cache; by default the sum of the head dimensions, 576 for latent vectors.
     cache_bytes : float or array
         Last-level cache that still holds the KV cache; zero where it is cold, as between layers of a model [B].
-    launch_s, window_s, uneven_head_s : float
-        Times that do not depend on the sizes: always, with a sliding window, and where the head dimension of queries
-        and keys is no power of two [s].
+    launch_s, window_s, regroup_s, uneven_head_s : float
+        Times that do not depend on the sizes: always, with a sliding window, where query heads are grouped by a kernel
+        of its own (`grouping`), and where the head dimension of queries and keys is no power of two [s].
     mma_efficiency : float
         Sustained part of the peak.
     wide_head : float
@@ -212,6 +221,15 @@ def decode_attention_split(
     whole_cache : bool
         Whether the last-level cache keeps all that it holds until it is full, whatever `cache_share`, as large ones
         before GDDR memory do.
+    grouping : str
+        How the query heads of a KV head come together: "inside" the kernel; "copied" by kernels that move queries and
+        outputs, with several sequences, KV heads and query heads for each, and without a window; "prepared" by a kernel
+        that also rotates and writes the cache, where the grouping kernel runs. Only these make `query_passes` then.
+    grouped_blocks : float
+        Thread blocks per core, one for every `KEYS_PER_SPLIT` keys, below which query heads are not grouped.
+    split_rule : str
+        One of `SPLIT_RULES`: how the grouping kernel splits the KV cache. Those of libraries make their splits even if
+        all cores are busy, and `max_splits` does not limit them.
 
     Returns
     -------
@@ -221,12 +239,15 @@ def decode_attention_split(
     Notes
     -----
     Differs from the source in that time steps where thread blocks fill another wave, where the keys fill another
-    `key_tile` and where another kernel takes over (`grouped_min`, `grouped_max`, a window set at all), and falls once,
-    above `graph_batch`.
+    `key_tile` and where another kernel takes over (`grouped_min`, `grouped_max`, a window set at all). It falls, once,
+    above `graph_batch`, where a rule stops splitting into "segments", and at `grouped_blocks`; and by less than half
+    where another `split_rule` of a library makes one more split or one fewer.
 
     References
     ----------
     Dao, Haziza, Massa, Sizov, "Flash-Decoding for long-context inference", 2023.
+    TensorRT-LLM, decoderXQAImplJIT.cpp, mayHavePerfGain (kEnableMinBlockFactor), for `grouped_blocks`.
+    vLLM's FlashAttention 2, flash_api.cpp, seqlenq_ngroups_swapped, for heads that are "copied".
     Ainslie et al., "GQA: training generalized multi-query transformer models", arXiv:2305.13245.
 
     Examples
@@ -278,15 +299,30 @@ def decode_attention_split(
             split = overlapped(busy, memory, overlap) + split_s
             return np.where(splits > 1.0, np.minimum(whole, split), whole)
 
+        def ruled(blocks: Any, per_block: Any, per_key: Any) -> Any:
+            """Time of the main loop in the splits that the library makes."""
+            splits = library_splits(split_rule, blocks, context, cores)
+            x = blocks * splits / cores
+            waves = (1.0 - wave_softness) * np.ceil(x) + wave_softness * np.maximum(1.0, x)
+            run = (computed * per_key + np.maximum(context - computed, 0.0) * np.minimum(skip_s, per_key)) / splits
+            busy = np.maximum(waves * (per_block + run), per_block + latency * run)
+            return overlapped(busy, memory, overlap) + np.where(splits > 1.0, split_s, 0.0)
+
         if rows_per_tile == 1:
             tiles, tile = 1.0, rows
         else:
             tiles = np.ceil(rows / rows_per_tile)
             tile = clipped(power_of_two(rows), min(rows_min, rows_per_tile), rows_per_tile)
-        busy = loop(
-            batch * kv_heads * tiles, tile_s * widening, np.maximum(tile * row_key, load / fill_bandwidth), max_splits
-        )
+        blocks, per_block = batch * kv_heads * tiles, tile_s * widening
+        per_key = np.maximum(tile * row_key, load / fill_bandwidth)
+        if split_rule == "filled":
+            busy = loop(blocks, per_block, per_key, max_splits)
+        else:
+            busy = ruled(blocks, per_block, per_key)
         alone = (group < grouped_min) | (group > grouped_max)
+        if grouped_blocks:
+            most = batch * kv_heads * np.maximum(np.floor(context / KEYS_PER_SPLIT), 1.0)
+            alone = alone | (most < grouped_blocks * cores)
         if ungrouped_window:
             alone = alone | ((window > 0.0) & (group > 1.0))
         if np.any(alone):
@@ -297,6 +333,12 @@ def decode_attention_split(
             idle = idle_split_s * np.ceil(batch * kv_heads * PADDED_SPLITS / cores)
             busy = busy + np.where(batch <= graph_batch, idle, 0.0)
         passes = 2.0 * query_passes * new * (heads * qk + kv_heads * elements) / bandwidth
+        if grouping == "copied":
+            # The query heads of a KV head lie together already for one sequence or one KV head.
+            copied = (group > 1.0) & (batch > 1.0) & (kv_heads > 1.0) & (window <= 0.0)
+            passes = np.where(copied, passes + regroup_s, 0.0)
+        elif grouping == "prepared":
+            passes = np.where(alone, 0.0, passes + regroup_s)
         fixed = launch_s + window_s * (window > 0.0) + uneven_head_s * (power_of_two(qk) != qk)
         return fixed + passes + busy
 

@@ -11,7 +11,7 @@ from perfmodel.costs.attention_prefill import PREFILL_COEFFICIENTS, prefill_atte
 from perfmodel.costs.registry import FORMULAS
 
 RATES = ("peak_flops", "memory_bandwidth", "fill_bandwidth", "ungrouped_bandwidth", "mma_efficiency")
-TIMES = ("launch_s", "window_s", "uneven_head_s", "tile_s", "split_s", "ungrouped_tile_s", "idle_split_s")
+TIMES = ("launch_s", "window_s", "regroup_s", "uneven_head_s", "tile_s", "split_s", "ungrouped_tile_s", "idle_split_s")
 SLACK = 1 + 1e-9
 
 tokens = st.integers(1, 2**20)
@@ -45,8 +45,12 @@ def kernels(name, coefficients, **override):
 
 prefills = kernels("prefill_attention_tiled", PREFILL_COEFFICIENTS, absorbed=st.just(False))
 decodes = kernels("decode_attention_split", DECODE_COEFFICIENTS)
-# Without the documented falls and steps: captured graphs end at a batch, another kernel takes over at a group size.
-smooth = kernels("decode_attention_split", DECODE_COEFFICIENTS, graph_batch=st.just(0))
+# Without the documented falls: captured graphs end at a batch, few blocks run ungrouped, libraries split by rules.
+FALLS = {"graph_batch": st.just(0), "grouped_blocks": st.just(0), "split_rule": st.just("filled")}
+smooth = kernels("decode_attention_split", DECODE_COEFFICIENTS, **FALLS)
+ruled = kernels(
+    "decode_attention_split", DECODE_COEFFICIENTS, **FALLS | {"split_rule": st.sampled_from(["waves", "root"])}
+)
 
 
 def bound_of(*sizes, **device):
@@ -96,6 +100,18 @@ def test_more_decode_takes_no_less_time(b, c, hk, g, dims, w, device, kernel, wh
     sizes = [b, c, max(w, 1)] if which == 2 else [b, c, w]
     larger = [v + more if i == which else v for i, v in enumerate(sizes)]
     assert time(*larger) * SLACK >= time(*sizes)
+
+
+@given(batches, tokens, kv_heads, groups, head_dims, windows, devices, ruled, st.integers(0, 2), tokens)
+def test_more_decode_in_splits_by_rule_takes_at_least_half_of_the_time(
+    b, c, hk, g, dims, w, device, kernel, which, more
+):
+    def time(b, c, w):
+        return decode_attention_split(b, c, hk * g, hk, *dims, w, **device, **kernel)
+
+    sizes = [b, c, max(w, 1)] if which == 2 else [b, c, w]
+    larger = [v + more if i == which else v for i, v in enumerate(sizes)]
+    assert 2.0 * time(*larger) * SLACK >= time(*sizes)
 
 
 @given(batches, tokens, kv_heads, groups, head_dims, windows, devices, prefills, decodes, between(1.0, 100.0))
