@@ -6,15 +6,24 @@ from typing import Any
 from perfmodel.api_inputs import devices_of, tokens_of
 from perfmodel.api_targets import model_of
 from perfmodel.errors import PlanError
-from perfmodel.estimate.training.predict import TrainingEstimate, TrainingWorkload, predict_training
+from perfmodel.estimate.training.predict import TrainingEstimate, predict_training
 from perfmodel.estimate.training.target import TrainingTarget, training_target
+from perfmodel.estimate.training.workload import TrainingWorkload
 from perfmodel.hardware.cluster import Cluster
 from perfmodel.hardware.fabric import System
 from perfmodel.layers.training_recipe import get_recipe
+from perfmodel.models.lengths import Lengths, read_lengths
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.training_grid import TrainingGrid
 from perfmodel.ranking.training import Reliability, TrainingRanking, rank_training
 from perfmodel.ranking.training_placed import PlacedRanking, rank_placed_training
+
+
+def _workload(
+    seq: float | str, global_batch: Any, lengths: Lengths | str | None, chunk: float | str, retained: float
+) -> TrainingWorkload:
+    mixed = read_lengths(lengths) if isinstance(lengths, str) else lengths
+    return TrainingWorkload(tokens_of(seq, "seq"), global_batch, mixed, tokens_of(chunk, "chunk"), retained)
 
 
 def train(
@@ -29,6 +38,9 @@ def train(
     method: str = "full",
     adapter_rank: float = 16.0,
     adapters: float = 1.0,
+    lengths: Lengths | str | None = None,
+    chunk: float | str = 0.0,
+    retained: float = 1.0,
 ) -> TrainingEstimate:
     """Predict step time and peak memory of one training plan or of many.
 
@@ -54,6 +66,13 @@ def train(
         Rank of the adapters.
     adapters : float
         Adapters that are trained in one batch.
+    lengths : Lengths or str, optional
+        How many tokens the sequences have, `seq` at most: a distribution, a CSV file with the columns tokens and
+        sequences, or "90:1Ki, 9:8Ki, 1:256Ki".
+    chunk : float or str
+        Tokens of a chunk, into which short sequences are packed and long ones are cut; 0 for none.
+    retained : float
+        Chunks of a sequence whose activations are kept.
 
     Returns
     -------
@@ -73,7 +92,7 @@ def train(
         spec,
         on,
         plan,
-        TrainingWorkload(tokens_of(seq, "seq"), global_batch),
+        _workload(seq, global_batch, lengths, chunk, retained),
         get_recipe(precision, method, adapter_rank, adapters),
     )
 
@@ -92,6 +111,9 @@ def rank_training_plans(
     adapter_rank: float = 16.0,
     adapters: float = 1.0,
     reliability: Reliability | None = None,
+    lengths: Lengths | str | None = None,
+    chunk: float | str = 0.0,
+    retained: float = 1.0,
     **chosen: Any,
 ) -> TrainingRanking:
     """Rank every training plan of a number of devices.
@@ -122,6 +144,12 @@ def rank_training_plans(
         Adapters that are trained in one batch.
     reliability : Reliability, optional
         Interruptions to be paid for.
+    lengths : Lengths or str, optional
+        How many tokens the sequences have, as in `train`.
+    chunk : float or str
+        Tokens of a chunk, into which short sequences are packed and long ones are cut; 0 for none.
+    retained : float
+        Chunks of a sequence whose activations are kept.
     **chosen
         Knobs of `training_plans` held at one value, or a list of values to try; None leaves them free.
 
@@ -142,14 +170,18 @@ def rank_training_plans(
     True
     """
     spec, on = model_of(model), _target(system, stack)
+    workload = _workload(seq, tokens_of(global_batch, "global_batch"), lengths, chunk, retained)
+    held = {k: v for k, v in chosen.items() if v is not None}
+    if workload.mixed:
+        held.setdefault("micro_batch", 1)
     return rank_training(
         spec,
         on,
         devices_of(gpus),
-        TrainingWorkload(tokens_of(seq, "seq"), tokens_of(global_batch, "global_batch")),
+        workload,
         get_recipe(precision, method, adapter_rank, adapters),
         tokens=tokens_of(tokens, "tokens"),
-        chosen={k: v for k, v in chosen.items() if v is not None},
+        chosen=held,
         reliability=reliability,
     )
 

@@ -64,6 +64,9 @@ def rank(
     global_batch: knobs.GlobalBatch,
     seq: knobs.Seq,
     tokens: Annotated[str | None, typer.Option(help="Tokens to train on, for instance 15T: gives days.")] = None,
+    lengths: knobs.Lengths = None,
+    chunk: knobs.Chunk = None,
+    retained: knobs.Retained = 1,
     precision: knobs.Recipe = "bf16",
     stack: knobs.Stack = "neutral",
     method: knobs.Method = "full",
@@ -131,6 +134,7 @@ def rank(
         recovery=shrinking,
         adapter_rank=learned,
         adapters=learned,
+        retained=(chunk, "--chunk"),
     )
     reliability = (
         Reliability(
@@ -167,6 +171,8 @@ def rank(
         raise PlanError("--between needs --islands, which it lies between")
     if (islands or links) and (mtbf or tokens):
         raise PlanError("--tokens and --mtbf are not reckoned with on nodes that are not connected alike")
+    if (islands or links) and (lengths or chunk):
+        raise PlanError("--lengths and --chunk are not reckoned with on nodes that are not connected alike")
     if islands or links:
         cluster = _cluster(islands, between, links, devices, target.system.scale_up_devices)
         placed = rank_on_cluster(load_model(model), target, cluster, top=top, **request)
@@ -178,6 +184,9 @@ def rank(
         gpus=devices,
         tokens=float(options.count(tokens, "tokens")) if tokens else 0.0,
         reliability=reliability,
+        lengths=lengths,
+        chunk=options.count(chunk, "chunk") if chunk else 0.0,
+        retained=retained,
         **request,
     )
     if format is Format.json:
@@ -189,7 +198,8 @@ def rank(
         table = plain_table(*report.training_rows(ranking, top), width=screen.table_width(output))
         lines = [report.training_verdict(ranking), "", table, ""]
         lines += ["Best plan:", *report.memory_lines(ranking.estimate, int(ranking.order[0])), ""]
-        lines += [f" {report.why_not_training(ranking)}", f" {report.conventions()}", *what_if_lines(target.system)]
+        lines += [f" {report.why_not_training(ranking)}", *report.mixed_lines(ranking.estimate.context["workload"])]
+        lines += [f" {report.conventions()}", *what_if_lines(target.system)]
         screen.show("\n".join(lines), output)
 
 
@@ -231,6 +241,9 @@ def explain(
     system: options.SystemName,
     global_batch: knobs.GlobalBatch,
     seq: knobs.Seq,
+    lengths: knobs.Lengths = None,
+    chunk: knobs.Chunk = None,
+    retained: knobs.Retained = 1,
     precision: knobs.Recipe = "bf16",
     stack: knobs.Stack = "neutral",
     method: knobs.Method = "full",
@@ -296,7 +309,7 @@ def explain(
         schedule=schedule,
     )
     learned = (method == "lora", "--method lora")
-    options.refuse_unread(context, adapter_rank=learned, adapters=learned)
+    options.refuse_unread(context, adapter_rank=learned, adapters=learned, retained=(chunk, "--chunk"))
     estimate = train(
         model,
         target,
@@ -307,6 +320,9 @@ def explain(
         method=method,
         adapter_rank=adapter_rank,
         adapters=adapters,
+        lengths=lengths,
+        chunk=options.count(chunk, "chunk") if chunk else 0.0,
+        retained=retained,
     )
     text = training_derivation(estimate, 0, target.stack.provenance)
     screen.show("\n".join([text, *what_if_lines(target.system)]), output)

@@ -9,6 +9,16 @@ import typer
 StackName = Annotated[str | None, typer.Option("--stack", help="Training software; by default that of a row's source.")]
 GlobalBatch = Annotated[str, typer.Option("--global-batch", help="Sequences of one step, for instance 1536 or 2Ki.")]
 Seq = Annotated[str, typer.Option("--seq", help="Tokens of a sequence, for instance 4Ki.")]
+Lengths = Annotated[
+    str | None,
+    typer.Option(
+        help="How many sequences have which length, '90:1Ki, 9:8Ki, 1:256Ki', or a CSV of tokens and sequences."
+    ),
+]
+Chunk = Annotated[
+    str | None, typer.Option(help="Tokens of a chunk: short sequences are packed, long ones cut, for instance 8Ki.")
+]
+Retained = Annotated[int, typer.Option(help="Chunks of a sequence whose activations are kept, with --chunk.")]
 Recipe = Annotated[str, typer.Option("--precision", help="bf16, fp16, fp8, mxfp8, nvfp4 ...")]
 Method = Annotated[str, typer.Option(help="What is learned: full, lora (adapters) or forward (zeroth order).")]
 AdapterRank = Annotated[int, typer.Option(help="Rank of the adapters of lora.")]

@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from perfmodel.costs.reliability import DEVICE_MTBF_S, checkpoint_interval, elastic_goodput, goodput, job_mtbf
 from perfmodel.errors import NothingFeasibleError, PlanError, UnknownNameError
-from perfmodel.estimate.training.predict import MOST_AT_ONCE, TrainingEstimate, TrainingWorkload, predict_training
+from perfmodel.estimate.training.predict import MOST_AT_ONCE, TrainingEstimate, predict_training
 from perfmodel.estimate.training.target import TrainingTarget
+from perfmodel.estimate.training.workload import TrainingWorkload
 from perfmodel.layers.latent import LatentAttention
 from perfmodel.layers.training_recipe import TrainingRecipe
 from perfmodel.models.spec import ModelSpec

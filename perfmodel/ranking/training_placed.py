@@ -11,8 +11,9 @@ import numpy.typing as npt
 from perfmodel.errors import NothingFeasibleError, PlanError
 from perfmodel.estimate.training.network import Network
 from perfmodel.estimate.training.pipeline import STEP_PARTS
-from perfmodel.estimate.training.predict import TrainingEstimate, TrainingWorkload, predict_training
+from perfmodel.estimate.training.predict import TrainingEstimate, predict_training
 from perfmodel.estimate.training.target import TrainingTarget
+from perfmodel.estimate.training.workload import TrainingWorkload
 from perfmodel.hardware.cluster import Cluster
 from perfmodel.layers.training_recipe import TrainingRecipe
 from perfmodel.models.spec import ModelSpec

@@ -8,8 +8,9 @@ import numpy.typing as npt
 
 from perfmodel.arrays import Array
 from perfmodel.estimate.training import predict as training
-from perfmodel.estimate.training.predict import TrainingEstimate, TrainingWorkload, predict_training
+from perfmodel.estimate.training.predict import TrainingEstimate, predict_training
 from perfmodel.estimate.training.target import TrainingTarget
+from perfmodel.estimate.training.workload import TrainingWorkload
 from perfmodel.layers.training_recipe import TrainingRecipe
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.mesh import mesh_parts

@@ -8,6 +8,7 @@ from perfmodel.estimate.training.flops import CONVENTIONS
 from perfmodel.estimate.training.memory import MEMORY_PARTS
 from perfmodel.estimate.training.pipeline import STEP_PARTS
 from perfmodel.estimate.training.predict import TrainingEstimate
+from perfmodel.estimate.training.workload import TrainingWorkload
 from perfmodel.ranking.training import TrainingRanking, training_plan_name
 from perfmodel.reports.tables import plain_table
 from perfmodel.reports.words import searched_line
@@ -198,6 +199,48 @@ def conventions() -> str:
     return "\n ".join(f"{name.upper()}: {text}." for name, text in CONVENTIONS.items())
 
 
+def mixed_facts(workload: TrainingWorkload) -> dict[str, Any]:
+    """Arrange what sequences of several lengths, or chunks, a step trains on.
+
+    Parameters
+    ----------
+    workload : TrainingWorkload
+        Lengths and chunks.
+
+    Returns
+    -------
+    dict
+        lengths (tokens and share of each), mean_tokens, chunk and retained.
+    """
+    drawn = workload.drawn
+    lengths = [{"tokens": n, "share": share} for n, share in zip(drawn.tokens, drawn.shares, strict=True)]
+    facts = {"lengths": lengths, "mean_tokens": drawn.mean}
+    return facts | ({"chunk": workload.chunk, "retained": workload.retained} if workload.chunk else {})
+
+
+def mixed_lines(workload: TrainingWorkload) -> list[str]:
+    """Say what sequences of several lengths, or chunks, a step trains on.
+
+    Parameters
+    ----------
+    workload : TrainingWorkload
+        Lengths and chunks.
+
+    Returns
+    -------
+    list of str
+        One line, none for sequences of one length.
+    """
+    if not workload.mixed:
+        return []
+    drawn = workload.drawn
+    text = f"sequences of {drawn.tokens[0]:,.0f} to {drawn.longest:,.0f} tokens, {drawn.mean:,.0f} on average"
+    if not workload.chunk:
+        return [f" {text}, each a microbatch; memory holds the longest, and waits for it are in bubble and dp."]
+    kept = f"of a longer sequence {workload.retained:.0f} are kept and the others computed twice"
+    return [f" {text}, in chunks of {workload.chunk:,.0f}; {kept}."]
+
+
 def training_document(ranking: TrainingRanking, top: int) -> dict[str, Any]:
     """Arrange a ranking as the document that `--format json` prints.
 
@@ -230,6 +273,7 @@ def training_document(ranking: TrainingRanking, top: int) -> dict[str, Any]:
             "stack": context["stack"],
             "precision": context["recipe"],
             "seq": workload.seq,
+            **(mixed_facts(workload) if workload.mixed else {}),
             "global_batch": workload.global_batch,
             "conventions": dict(CONVENTIONS),
             "plans_searched": ranking.searched,
@@ -278,6 +322,7 @@ def training_derivation(estimate: TrainingEstimate, index: int, provenance: Mapp
         "",
         *memory_lines(estimate, index),
         "",
+        *mixed_lines(context["workload"]),
         f" {conventions()}",
         f"numbers of the stack {context['stack']}:",
         *(f" {name}: {source}" for name, source in provenance.items()),

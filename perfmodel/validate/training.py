@@ -10,14 +10,16 @@ import pandas as pd
 from perfmodel.calibrate.cases import numbers, words
 from perfmodel.costs.training import RECOMPUTE
 from perfmodel.errors import PerfmodelError, PlanError
-from perfmodel.estimate.training.predict import TrainingEstimate, TrainingWorkload, predict_training
+from perfmodel.estimate.training.predict import TrainingEstimate, predict_training
 from perfmodel.estimate.training.target import TrainingTarget, training_target
+from perfmodel.estimate.training.workload import TrainingWorkload
 from perfmodel.hardware.catalog import load_device
 from perfmodel.hardware.stack import Stack
 from perfmodel.hardware.stack_files import stack_of_source
 from perfmodel.layers.training_recipe import get_recipe
 from perfmodel.models.catalog import load_model
 from perfmodel.models.inline import INLINE_FIELDS, inline_model
+from perfmodel.models.lengths import read_lengths
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.training_grid import SHARES, SIZES, SWITCHES, training_plans
 from perfmodel.validate.scores import error_table
@@ -30,7 +32,9 @@ PREDICTED = ("step_s", "peak_bytes", "mfu", "hfu", "reason")
 
 _OTHERS = tuple(n for n in (*SWITCHES, *SHARES) if n not in ("recompute", "schedule", "recompute_share"))
 
-_GROUP = ("model", "hardware", "system", "stack", "source", "precision", "seq", "gpus_per_node")
+_MIXED = ("lengths", "chunk", "retained")
+
+_GROUP = ("model", "hardware", "system", "stack", "source", "precision", "seq", "gpus_per_node", *_MIXED)
 
 
 class _Machines:
@@ -77,7 +81,9 @@ def predict_training_cases(
     """Predict every training case.
 
     Rows that share model, machine and software are predicted together. A `stack` column, the stack that claims the
-    row's `source`, or "neutral" says which software ran. Where `recompute` is empty, as few layers as memory asks for.
+    row's `source`, or "neutral" says which software ran. `lengths` ("90:1Ki, 10:32Ki", or a CSV file), `chunk` and
+    `retained` describe sequences of several lengths, and chunks. Where `recompute` is empty, as few layers as memory
+    asks for.
 
     Parameters
     ----------
@@ -94,10 +100,11 @@ def predict_training_cases(
         id, `PREDICTED` and the parts, in the order of the cases; a row without numbers has a reason.
     """
     frame = pd.DataFrame(index=cases.index)
-    for name in ("model", "hardware", "system", "stack", "source", "precision"):
+    for name in ("model", "hardware", "system", "stack", "source", "precision", "lengths"):
         frame[name] = words(cases, name, "bf16" if name == "precision" else "")
-    for name in ("seq", "gpus_per_node", "global_batch"):
+    for name in ("seq", "gpus_per_node", "global_batch", "chunk"):
         frame[name] = numbers(cases, name, 0.0)
+    frame["retained"] = numbers(cases, "retained", 1.0)
     for name in INLINE_FIELDS:
         if name in cases.columns:
             frame[name] = numbers(cases, name)
@@ -128,7 +135,8 @@ def _group(group: pd.DataFrame, machines: _Machines) -> pd.DataFrame:
         for mode in sorted({mode for mode in wanted if mode} - set(RECOMPUTE)):
             raise PlanError(f"recompute {mode!r} is none of {', '.join(RECOMPUTE)}")
         batch = group["global_batch"].to_numpy(dtype=np.float64)
-        workload = TrainingWorkload(float(row["seq"]), batch)
+        mixed = read_lengths(row["lengths"]) if row["lengths"] else None
+        workload = TrainingWorkload(float(row["seq"]), batch, mixed, float(row["chunk"]), float(row["retained"]))
         knobs: dict[str, Any] = {n: group[n].to_numpy() for n in SIZES}
         knobs |= {n: group[n].to_numpy() for n in (*_OTHERS, "schedule")}
         knobs["recompute"] = np.where(wanted == "", "none", wanted)

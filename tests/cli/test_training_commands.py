@@ -164,6 +164,22 @@ def test_explain_derives_time_and_memory(capsys):
         assert part in out
 
 
+def test_rank_sequences_of_many_lengths(capsys):
+    lengths = ["--lengths", "90:512, 9:1Ki, 1:4Ki"]
+    code, out, err = run(capsys, *RANK, *lengths, "--chunk", "2Ki", "--retained", 2, "--top", 2)
+    assert (code, err) == (0, "")
+    said = " ".join(out.split())
+    assert "sequences of 512 to 4,096 tokens, 594 on average, in chunks of 2,048; of a longer sequence 2" in said
+    code, out, _ = run(capsys, *RANK, *lengths, "--top", 1, "--format", "json")
+    facts = json.loads(out)["provenance"]
+    assert [each["tokens"] for each in facts["lengths"]] == [512, 1024, 4096]
+    assert "chunk" not in facts
+    plan = ["explain", *RANK[1:6], "--global-batch", "64", "--seq", "4Ki", "--tp", 2, "--pp", 2, *lengths]
+    code, out, err = run(capsys, *plan)
+    assert (code, err) == (0, "")
+    assert "waits for it are in bubble and dp" in " ".join(out.split())
+
+
 def test_rank_on_islands(capsys):
     islands = ["--islands", "1x50GB/s, 1x50GB/s", "--between", "1GB/s"]
     code, out, err = run(capsys, *RANK, *islands, "--top", 2)
@@ -194,6 +210,10 @@ def test_rank_on_islands(capsys):
         (["--host-link", "0GB/s"], "above zero"),
         (["--offload-weights", "2"], "offload_weights must be"),
         (["--sequence-chunks", "0"], "sequence_chunks must be"),
+        (["--retained", "2"], "--retained needs --chunk"),
+        (["--chunk", "none"], "--chunk"),
+        (["--lengths", "none.csv"], "none.csv"),
+        (["--islands", "1x5GB/s, 1x5GB/s", "--between", "1GB/s", "--chunk", "1Ki"], "--lengths and --chunk"),
     ],
 )
 def test_bad_clusters_and_knobs_are_one_line(capsys, extra, message):

@@ -12,9 +12,10 @@ from perfmodel.costs.training_schedules import SCHEDULES, visited_stages
 from perfmodel.estimate.training.memory import MEMORY_PARTS
 from perfmodel.estimate.training.network import Network
 from perfmodel.estimate.training.pipeline import STEP_PARTS
-from perfmodel.estimate.training.predict import TrainingWorkload, predict_training
+from perfmodel.estimate.training.predict import predict_training
 from perfmodel.estimate.training.shape import weights_of
 from perfmodel.estimate.training.target import training_target
+from perfmodel.estimate.training.workload import TrainingWorkload
 from perfmodel.layers.training_recipe import get_recipe
 from perfmodel.models.catalog import load_model
 from perfmodel.parallel.training_grid import training_plans

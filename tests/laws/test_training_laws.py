@@ -13,8 +13,9 @@ from perfmodel.costs.training_kernels import launched_time, pointwise_time
 from perfmodel.costs.training_schedules import SCHEDULES, microbatches_in_flight, schedule_bubble
 from perfmodel.estimate.training.memory import MEMORY_PARTS
 from perfmodel.estimate.training.pipeline import STEP_PARTS
-from perfmodel.estimate.training.predict import TrainingWorkload, predict_training
+from perfmodel.estimate.training.predict import predict_training
 from perfmodel.estimate.training.target import training_target
+from perfmodel.estimate.training.workload import TrainingWorkload
 from perfmodel.hardware.kernels import KernelTable
 from perfmodel.layers.training_recipe import get_recipe
 from perfmodel.models.catalog import load_model

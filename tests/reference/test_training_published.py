@@ -11,8 +11,8 @@ from perfmodel.costs.reliability import checkpoint_interval, goodput, job_mtbf
 from perfmodel.costs.training import gpt_parameters, gpt_step_flops, layer_activation_bytes, utilisation
 from perfmodel.costs.training_schedules import SCHEDULES, microbatches_in_flight, schedule_bubble
 from perfmodel.estimate.training.flops import step_flops
+from perfmodel.estimate.training.model_blocks import block_work
 from perfmodel.estimate.training.network import Network
-from perfmodel.estimate.training.predict import block_work
 from perfmodel.estimate.training.shape import micro_batch
 from perfmodel.layers.training_recipe import get_recipe
 from perfmodel.models.inline import inline_model

@@ -115,6 +115,7 @@ def training_memory(
     weights: ModelWeights,
     layer_input: Floats,
     microbatches: Floats,
+    retained: tuple[Floats, Floats] = (0.0, 0.0),
 ) -> TrainingMemory:
     """Memory of the fullest device of every plan.
 
@@ -138,6 +139,9 @@ def training_memory(
         Bytes of one microbatch's residual stream on one device [B].
     microbatches : float or array
         Microbatches of a step.
+    retained : tuple of float or array
+        Microbatches that are kept beyond those on their way through the pipeline, and bytes for every layer that
+        later ones need of earlier ones [B].
 
     Returns
     -------
@@ -148,7 +152,7 @@ def training_memory(
     for mine, kinds in stage_kinds(model, grid):
         fullest: TrainingMemory | None = None
         for kind in kinds:
-            stage = _stage(kind, weights, works, edges, layer_input, microbatches, grid, recipe, target)
+            stage = _stage(kind, weights, works, edges, layer_input, microbatches, retained, grid, recipe, target)
             fullest = _larger(fullest, stage)
         best = fullest if best is None else _where(mine, fullest, best)
     if best is None:
@@ -163,6 +167,7 @@ def _stage(
     edges: tuple[LayerWork, LayerWork],
     layer_input: Floats,
     microbatches: Floats,
+    retained: tuple[Floats, Floats],
     grid: TrainingGrid,
     recipe: TrainingRecipe,
     target: TrainingTarget,
@@ -177,6 +182,7 @@ def _stage(
         return bytes_each * (shared + as_floats(experts) / np.where(cut, expert_sharing, 1.0))
 
     flight = microbatches_in_flight(grid.pp, float(kind.position), microbatches, grid.vp, schedule=grid.schedule)
+    flight = flight + retained[0]
     full = np.equal(grid.recompute, 2) & (grid.recompute_share > 0)
     forward, offloaded = recipe.method == "forward", bool(np.any(grid.offload_activations > 0))
     activations: dict[str, Floats] = {}
@@ -220,6 +226,8 @@ def _stage(
         host = grid.offload_activations * total_bytes(activations)
         activations = {name: (1.0 - grid.offload_activations) * as_floats(v) for name, v in activations.items()}
         activations["on the way to the host"] = grid.offload_activations * moving
+    if np.any(as_floats(retained[1]) > 0):
+        activations["keys and values of earlier chunks"] = sum(kind.blocks) * as_floats(retained[1])
     activations["current layer" if forward else "recomputed layer"] = working
     logits: Floats = 0.0
     if kind.first:

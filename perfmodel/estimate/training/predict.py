@@ -7,25 +7,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from perfmodel.arrays import Floats, as_floats
+from perfmodel.arrays import as_floats
 from perfmodel.costs.training_schedules import visited_stages
 from perfmodel.errors import PlanError
 from perfmodel.estimate.result import Column, Columns, Predictions, join_columns
-from perfmodel.estimate.training.block import BlockTime, block_time, with_offloaded_activations
-from perfmodel.estimate.training.flops import step_flops
 from perfmodel.estimate.training.kernels import Kernels
-from perfmodel.estimate.training.memory import MEMORY_PARTS, TrainingMemory, kept_bytes, training_memory
+from perfmodel.estimate.training.memory import MEMORY_PARTS, TrainingMemory, training_memory
+from perfmodel.estimate.training.mixture import mixture
 from perfmodel.estimate.training.network import Network
 from perfmodel.estimate.training.pipeline import STEP_PARTS, step_of, step_seconds
 from perfmodel.estimate.training.rules import training_rules
-from perfmodel.estimate.training.shape import ModelWeights, micro_batch, model_weights
-from perfmodel.estimate.training.sharding import with_sharded_weights
-from perfmodel.estimate.training.streams import with_both_directions, with_streamed_weights
 from perfmodel.estimate.training.target import TrainingTarget
-from perfmodel.layers.training import embedding_work, head_work, layer_work
+from perfmodel.estimate.training.workload import TrainingWorkload
 from perfmodel.layers.training_recipe import TrainingRecipe
-from perfmodel.layers.training_work import LayerWork, MicroBatch
-from perfmodel.models.block import Block
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.mesh import mesh_parts, pick, take_part
 from perfmodel.parallel.rules import Verdicts, joined, judge
@@ -33,28 +27,6 @@ from perfmodel.parallel.training_grid import TrainingGrid
 
 MOST_AT_ONCE = 65536
 """Plans that are predicted at once: a column of them is half a megabyte and stays in the processor's cache."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingWorkload:
-    """What one optimizer step trains on.
-
-    Parameters
-    ----------
-    seq : float
-        Tokens of a sequence.
-    global_batch : float or array
-        Sequences of a step; an array broadcasts against the plans.
-    """
-
-    seq: float
-    global_batch: Floats
-
-    def __post_init__(self) -> None:
-        for name in ("seq", "global_batch"):
-            values = as_floats(getattr(self, name))
-            if not np.all(np.isfinite(values)) or np.any(values < 1) or np.any(values != np.floor(values)):
-                raise PlanError(f"{name} must be a whole number of at least 1, not {float(values.ravel()[0]):g}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,73 +91,6 @@ class TrainingEstimate(Predictions):
         return dict(sorted(((n, v) for n, v in sizes.items() if v > 0), key=lambda pair: -pair[1]))
 
 
-def block_work(block: Block, micro: MicroBatch) -> LayerWork:
-    """List what a whole block does in one microbatch.
-
-    Parameters
-    ----------
-    block : Block
-        Block of the model.
-    micro : MicroBatch
-        Sizes and manner of execution.
-
-    Returns
-    -------
-    LayerWork
-        Work of all its parts.
-    """
-    work = LayerWork()
-    for part in block.parts:
-        work = work + layer_work(part, micro)
-    return work
-
-
-def training_blocks(
-    model: ModelSpec, network: Network, seq: float, recipe: TrainingRecipe
-) -> tuple[
-    tuple[LayerWork, ...],
-    tuple[LayerWork, LayerWork],
-    ModelWeights,
-    tuple[BlockTime, ...],
-    tuple[BlockTime, BlockTime],
-]:
-    """Work, weights and time of every distinct block, and of embedding and head.
-
-    Parameters
-    ----------
-    model : ModelSpec
-        Model.
-    network : Network
-        Plans on the fabric of what they run on.
-    seq : float
-        Tokens of a sequence.
-    recipe : TrainingRecipe
-        Number formats.
-
-    Returns
-    -------
-    tuple
-        Works of blocks, works of embedding and head, weights of all, times of blocks, times of embedding and head.
-    """
-    grid, target = network.grid, network.target
-    micro = micro_batch(grid, seq, recipe, target)
-    layer_input = recipe.activation_bytes * as_floats(micro.outer_rows) * model.hidden
-    kernels = Kernels(target, recipe)
-    works = tuple(block_work(block, micro) for block, _ in model.blocks)
-    edges = (embedding_work(model.embedding, micro), head_work(model.head, micro))
-    weights = model_weights(model, grid, recipe, works)
-    times = []
-    for size, work in zip(weights.blocks, works, strict=True):
-        time = with_sharded_weights(block_time(work, kernels, network), size, kernels, network)
-        time = with_offloaded_activations(time, kept_bytes(work, grid, layer_input), target, grid)
-        times.append(with_streamed_weights(with_both_directions(time, kernels, grid), size, kernels, grid))
-    ends = []
-    for size, work in zip((weights.table, weights.head), edges, strict=True):
-        time = block_time(work, kernels, network, repeats=False, launches=False)
-        ends.append(with_sharded_weights(time, size, kernels, network, repeats=False))
-    return works, edges, weights, tuple(times), (ends[0], ends[1])
-
-
 def predict_training(
     model: ModelSpec,
     target: TrainingTarget,
@@ -217,10 +122,10 @@ def predict_training(
     if np.broadcast_shapes(grid.shape, batch.shape) != grid.shape:
         raise PlanError(f"global_batch of shape {batch.shape} does not broadcast to the plans' shape {grid.shape}")
     if grid.size <= MOST_AT_ONCE:
-        parts = [_predict(model, target, grid, workload.seq, batch, recipe)]
+        parts = [_predict(model, target, grid, workload, batch, recipe)]
     else:
         parts = [
-            _predict(model, target, grid.part(part), workload.seq, take_part(batch, part), recipe)
+            _predict(model, target, grid.part(part), workload, take_part(batch, part), recipe)
             for part in mesh_parts(grid.shape, MOST_AT_ONCE)
         ]
     context = {
@@ -241,38 +146,43 @@ def _predict(
     model: ModelSpec,
     target: TrainingTarget,
     grid: TrainingGrid,
-    seq: float,
+    workload: TrainingWorkload,
     batch: npt.NDArray[np.float64],
     recipe: TrainingRecipe,
 ) -> tuple[Columns, Verdicts, tuple[tuple[int, ...], TrainingMemory]]:
     """Predict so many plans as fit into the processor's cache."""
     network = Network(target, grid)
-    microbatches = batch / (grid.dp * grid.micro_batch)
-    works, edges, weights, times, ends = training_blocks(model, network, seq, recipe)
-    stream = recipe.activation_bytes * grid.micro_batch * seq / grid.cp * model.hidden
-    step = step_of(model, network, recipe, weights, times, ends, stream / grid.tp, microbatches)
-    kept = stream / np.where(grid.sequence_parallel > 0, grid.tp, 1.0)
-    memory = training_memory(model, target, grid, recipe, works, edges, weights, kept, microbatches)
-    seconds = as_floats(step_seconds(step.parts))
+    mix = mixture(model, network, workload, batch, recipe)
+    blocks, microbatches = mix.blocks, mix.microbatches
+    width = recipe.activation_bytes * model.hidden / grid.cp
+    sent = width * mix.tokens / grid.tp
+    step = step_of(model, network, recipe, blocks.weights, blocks.times, blocks.ends, sent, microbatches)
+    parts = mix.waited(step.parts)
+    kept = width * mix.held_tokens / np.where(grid.sequence_parallel > 0, grid.tp, 1.0)
+    memory = training_memory(
+        model, target, grid, recipe, blocks.works, blocks.edges, blocks.weights, kept, microbatches, mix.retained
+    )
+    seconds = as_floats(step_seconds(parts))
     peak = as_floats(memory.peak)
     passed = visited_stages(grid.pp, grid.skipped_stages) / grid.pp
-    own, done = step_flops(model, seq, batch, grid.recompute, grid.recompute_share, recipe.method, passed)
+    own, done = mix.flops(model, batch, grid, recipe.method, passed)
     peak_flops = Kernels(target, recipe).peak_flops()
     used = grid.devices * peak_flops * seconds
     need = peak + target.stack.framework_bytes
+    tokens = batch * workload.mean_tokens
     named: dict[str, Column] = {
         "step_s": seconds,
         "peak_bytes": peak,
-        **{f"{name}_s": step.parts[name] for name in STEP_PARTS},
+        **{f"{name}_s": parts[name] for name in STEP_PARTS},
         **{f"{name}_bytes": memory.parts[name] for name in MEMORY_PARTS},
         "device_bytes": need,
         "host_bytes": memory.host,
         "microbatches": microbatches,
         "mfu": lambda: own / used,
         "hfu": lambda: done / used,
-        "tokens_per_s": lambda: batch * seq / seconds,
-        "tokens_per_s_per_gpu": lambda: batch * seq / (seconds * grid.devices),
+        "tokens_per_s": lambda: tokens / seconds,
+        "tokens_per_s_per_gpu": lambda: tokens / (seconds * grid.devices),
     }
     shape = grid.shape
-    verdicts = judge(shape, training_rules(model, target, grid, need, batch))
+    verdicts = judge(shape, training_rules(model, target, grid, need, batch, workload))
     return Columns([shape], [named]), verdicts, (shape, memory)

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.estimate.training.target import TrainingTarget
+from perfmodel.estimate.training.workload import TrainingWorkload
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.mesh import pick
 from perfmodel.parallel.rules import Rule
@@ -20,6 +21,7 @@ def training_rules(
     grid: TrainingGrid,
     device_bytes: Floats,
     global_batch: Floats,
+    workload: TrainingWorkload,
 ) -> tuple[Rule, ...]:
     """Rules that a training plan has to meet.
 
@@ -35,6 +37,8 @@ def training_rules(
         What a plan needs on its fullest device [B].
     global_batch : float or array
         Sequences of a step.
+    workload : TrainingWorkload
+        Lengths of the sequences, and chunks.
 
     Returns
     -------
@@ -142,6 +146,21 @@ def training_rules(
         (skipped > 0) & ((col["pp"] < 2) | (skipped >= 1)),
         lambda i: f"skipped_stages={at(skipped, i):g} of pp={at(col['pp'], i):.0f} stages",
     )
+    if workload.mixed:
+        add(
+            "several sequences in a microbatch of mixed lengths",
+            col["micro_batch"] > 1,
+            lambda i: (
+                f"micro_batch={at(col['micro_batch'], i):.0f}, where every "
+                f"{'chunk' if workload.chunk else 'sequence'} is a microbatch of its own"
+            ),
+        )
+    if workload.chunk and target.stack.unfused:
+        add(
+            "chunks with attention scores in memory",
+            np.ones(shape, dtype=bool),
+            lambda _: f"chunk={workload.chunk:.0f} under the stack {target.stack.id}, which keeps attention scores",
+        )
     each = col["dp"] * col["micro_batch"]
     add(
         "microbatch does not divide",
