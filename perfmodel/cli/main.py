@@ -1,5 +1,6 @@
 """Entry point: the command tree, and one line with an exit code for everything that goes wrong."""
 
+import io
 import os
 import sys
 from typing import Annotated, NoReturn
@@ -68,6 +69,11 @@ def _fail(message: str, code: int) -> NoReturn:
     raise SystemExit(code)
 
 
+def _drop_stdout() -> None:
+    """Let what is still buffered go nowhere, or Python would try to write it again when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line.
 
@@ -79,6 +85,9 @@ def main(arguments: list[str] | None = None) -> None:
     arguments : list of str, optional
         Arguments without the program's name; those of the process by default.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that cannot write the branches of a tree, or a name, shows question marks instead.
+        sys.stdout.reconfigure(errors="replace")
     try:
         code = app(args=arguments, standalone_mode=False, prog_name="perfmodel")
     except PerfmodelError as error:
@@ -96,6 +105,10 @@ def main(arguments: list[str] | None = None) -> None:
         _fail("interrupted", 130)
     except BrokenPipeError:
         # The reader went away (for instance `| head`); nothing is left to tell it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         raise SystemExit(0) from None
+    except OSError as error:
+        # Files are read and written with errors of their own, so it is stdout that cannot be written.
+        _drop_stdout()
+        _fail(f"stdout: cannot be written: {error.strerror or error}", 2)
     raise SystemExit(code if isinstance(code, int) else 0)

@@ -28,7 +28,8 @@ def on_terminal(output: Path | None = None) -> bool:
     bool
         False for files and pipes.
     """
-    return output is None and sys.stdout.isatty()
+    # There is no stdout where whoever started the program closed it.
+    return output is None and sys.stdout is not None and sys.stdout.isatty()
 
 
 def line_width(output: Path | None = None) -> int:

@@ -4,7 +4,10 @@ import csv
 import io
 import json
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import typer
@@ -90,6 +93,29 @@ def test_output_to_a_dash_is_stdout(capsys, tmp_path, monkeypatch):
     assert code == 0
     assert out.startswith("Best: ")
     assert not list(tmp_path.iterdir())
+
+
+def shell(line, **more):
+    """Run a command line of its own process, as a shell does."""
+    code = "import sys; from perfmodel.cli.main import main; main()"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **more.pop("env", {})}
+    return subprocess.run([sys.executable, "-c", code, *line.split()], env=environment, check=False, **more)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_stdout_that_is_full_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = shell("model list", stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("perfmodel: stdout: cannot be written")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_terminal_without_unicode_gets_question_marks():
+    line = "explain serving --model llama-3.1-8b --system hgx-h100 --isl 1k --osl 128 --phase decode"
+    done = shell(line, capture_output=True, env={"PYTHONIOENCODING": "latin-1"})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"?? 1 x embedding" in done.stdout
 
 
 def test_nothing_fits_exits_1_with_the_nearest_miss(capsys):
