@@ -124,6 +124,30 @@ def in_rows(value: object, rows: int) -> npt.NDArray[np.float64]:
     return column if column.shape == (rows,) else np.broadcast_to(column, (rows,))
 
 
+def occurring(values: object) -> list[float]:
+    """List the different values of an array.
+
+    Parameters
+    ----------
+    values : array_like
+        The array; of a recorded one it is noted which they are.
+
+    Returns
+    -------
+    list of float
+        From the smallest to the largest.
+
+    Examples
+    --------
+    >>> occurring([2.0, 1.0, 2.0])
+    [1.0, 2.0]
+    """
+    found = as_floats(values)
+    if isinstance(found, Recorded):
+        return sorted({float(found[i]) for i in range(len(found))})
+    return np.unique(found).tolist()  # type: ignore[no-any-return]
+
+
 def stacked(values: Sequence[object]) -> npt.NDArray[np.float64]:
     """Stack values that broadcast against each other along a new first axis.
 

@@ -70,15 +70,12 @@ def schedule_bubble(
     (21.0, 7.0)
     """
     p, f, b, w = as_floats(stages), as_floats(forward_s), as_floats(backward_s), as_floats(weight_s)
-    code = np.asarray(schedule)
+    code = as_floats(schedule)
     plain = (p - 1.0) * (f + b) / as_floats(chunks)
     dual = np.maximum(p / 2.0 - 1.0, 0.0) * (f + 2.0 * b - 3.0 * w)
-    idle = np.select(
-        [code <= 1, code == 2, code == 3],
-        [plain, (p - 1.0) * (f + b - 2.0 * w), (p - 1.0) * (f + b - 3.0 * w)],
-        dual,
-    )
-    return np.maximum(as_floats(idle), 0.0)
+    idle = np.where(code == 3, (p - 1.0) * (f + b - 3.0 * w), dual)
+    idle = np.where(code == 2, (p - 1.0) * (f + b - 2.0 * w), idle)
+    return np.maximum(np.where(code <= 1, plain, idle), 0.0)
 
 
 @formula(
@@ -169,12 +166,9 @@ def microbatches_in_flight(
     (8.0, 10.333333333333334)
     """
     p, i, m, v = as_floats(stages), as_floats(stage), as_floats(microbatches), as_floats(chunks)
-    code = np.asarray(schedule)
+    code = as_floats(schedule)
     left = p - i
     interleaved = (2.0 * (left - 1.0) + (v - 1.0) * p + 1.0) / v
-    kept = np.select(
-        [code == 1, code == 3, code == 4],
-        [m + 0.0 * p, 2.0 * left - 1.0, p + 1.0 + 0.0 * left],
-        np.where(v > 1.0, interleaved, left),
-    )
-    return np.minimum(as_floats(kept), m)
+    kept = np.where(code == 4, p + 1.0, np.where(v > 1.0, interleaved, left))
+    kept = np.where(code == 3, 2.0 * left - 1.0, kept)
+    return np.minimum(np.where(code == 1, m, kept), m)

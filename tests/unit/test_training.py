@@ -348,7 +348,7 @@ def test_fused_kernels_send_a_token_once_to_a_node():
 
 def test_backward_is_made_of_its_own_products():
     kernels = Kernels(H100, get_recipe("bf16"))
-    forward, inputs, weights = map(float, kernels.product(Product("p", 4096.0, 1024.0, 8192.0, "bf16")))
+    forward, inputs, weights = map(float, kernels.products([Product("p", 4096.0, 1024.0, 8192.0, "bf16")])[0])
     again = (
         float(kernels.gemm(4096.0, 8192.0, 1024.0, "bf16", 2.0)),
         float(kernels.gemm(1024.0, 8192.0, 4096.0, "bf16", 8.0)),

@@ -4,13 +4,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from perfmodel.arrays import Floats, as_floats
+from perfmodel.arrays import Array, Floats, as_floats
 from perfmodel.costs.balance import busiest_rank
 from perfmodel.costs.overlap import decomposed_exchange, host_stream
 from perfmodel.costs.training_kernels import launched_time
 from perfmodel.estimate.training.kernels import Kernels
 from perfmodel.estimate.training.network import Network
 from perfmodel.estimate.training.target import TrainingTarget
+from perfmodel.hardware.stack import Stack
 from perfmodel.layers.training_work import LayerWork
 from perfmodel.parallel.training_grid import TrainingGrid
 
@@ -102,6 +103,11 @@ def _exposed_tp(exchange_s: Floats, product_s: Floats, hidden: float, grid: Trai
     return np.where(grid.tp_overlap > 0, pieces, exposed)
 
 
+def _busiest(groups: Array, grid: TrainingGrid, stack: Stack) -> Floats:
+    """Tokens of the busiest rank over those of all, where each has so many experts."""
+    return busiest_rank(grid.ep, groups * grid.ep, slot_spread=stack.expert_spread)
+
+
 def block_time(
     work: LayerWork, kernels: Kernels, network: Network, *, repeats: bool = True, launches: bool = True
 ) -> BlockTime:
@@ -140,19 +146,19 @@ def block_time(
     if any(product.experts for product in work.products):
         ahead_kernels = ahead_kernels + stack.router_kernels
         back_kernels = back_kernels + ROUTER_BACKWARD * stack.router_kernels
-    for each in work.products:
-        product = each
+    # The others wait for the rank whose experts were picked most.
+    busiest = [
+        replace(each, tokens=each.tokens * _busiest(as_floats(each.groups), grid, stack)) if each.experts else each
+        for each in work.products
+    ]
+    times = kernels.products(busiest)
+    if pieces is not None:  # the backward pass multiplies one piece of the sequence after the other
+        cut = kernels.products([replace(each, tokens=as_floats(each.tokens) / pieces) for each in busiest])
+        times = [(whole[0], pieces * piece[1], pieces * piece[2]) for whole, piece in zip(times, cut, strict=True)]
+    for product, (ahead, inputs, weights) in zip(busiest, times, strict=True):
         if product.experts:
-            # The others wait for the rank whose experts were picked most.
-            places = as_floats(product.groups) * grid.ep
-            busiest = busiest_rank(grid.ep, places, slot_spread=stack.expert_spread)
-            product = replace(product, tokens=product.tokens * busiest)
             ahead_kernels = ahead_kernels + stack.expert_kernels * as_floats(product.groups)
             back_kernels = back_kernels + 1.5 * stack.expert_kernels * as_floats(product.groups)
-        ahead, inputs, weights = kernels.product(product)
-        if pieces is not None:  # the backward pass multiplies one piece of the sequence after the other
-            _, inputs, weights = kernels.product(replace(product, tokens=as_floats(product.tokens) / pieces))
-            inputs, weights = pieces * inputs, pieces * weights
         if not product.experts:
             beside = [as_floats(beside[0]) + ahead, as_floats(beside[1]) + inputs + weights]
         cast, cast_back = kernels.cast(product)

@@ -70,11 +70,9 @@ def step_flops(
     attention = as_floats(visited) * _attention_flops(model, seq)
     batch = as_floats(global_batch)
     forward = 2.0 * (layers + head) * seq + attention
-    again = np.select(
-        [np.equal(recompute, 2), np.equal(recompute, 1), np.equal(recompute, 4)],
-        [as_floats(share) * (2.0 * layers * seq + attention), attention, 2.0 * lifting * seq],
-        0.0,
-    )
+    again = np.where(np.equal(recompute, 4), 2.0 * lifting * seq, 0.0)
+    again = np.where(np.equal(recompute, 1), attention, again)
+    again = np.where(np.equal(recompute, 2), as_floats(share) * (2.0 * layers * seq + attention), again)
     if method == "forward":
         return 2.0 * forward * batch, 2.0 * forward * batch
     # Attention has no weights: its backward pass is whole with frozen weights too.

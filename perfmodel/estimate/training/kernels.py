@@ -1,11 +1,12 @@
 """Seconds of training kernels on one device: products, attention and passes under a software stack."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from perfmodel.arrays import Floats, as_floats
+from perfmodel.arrays import Array, Floats, as_floats, common_shape, in_rows
 from perfmodel.costs.compute import roofline_time
 from perfmodel.costs.formats import get_format
 from perfmodel.costs.training_kernels import batched_product_time, pointwise_time
@@ -15,6 +16,7 @@ from perfmodel.hardware.kernels import KernelCalibration
 from perfmodel.layers.operators import Attention
 from perfmodel.layers.training_recipe import TrainingRecipe
 from perfmodel.layers.training_work import Product
+from perfmodel.recording import FEW
 
 UNFUSED_SHARE = 0.8
 """Sustained rate of small batched products over that of large products."""
@@ -81,7 +83,7 @@ class Kernels:
         return replace(found, coefficients=coefficients, attributes=attributes)
 
     def gemm(
-        self, tokens: Floats, out_features: Floats, in_features: Floats, format: str, output_bytes: float
+        self, tokens: Floats, out_features: Floats, in_features: Floats, format: str, output_bytes: Floats
     ) -> Floats:
         """Time of one matrix product.
 
@@ -91,7 +93,7 @@ class Kernels:
             Rows, columns and depth.
         format : str
             Operand format.
-        output_bytes : float
+        output_bytes : float or array
             Bytes per element of the result [B].
 
         Returns
@@ -120,30 +122,52 @@ class Kernels:
         work = as_floats(tokens) * out_features * in_features
         return np.where(work > 0, seconds, 0.0)
 
-    def product(self, product: Product) -> tuple[Floats, Floats, Floats]:
-        """Time of a linear layer: forward, input gradient, weight gradient.
+    def products(self, products: Sequence[Product]) -> list[tuple[Floats, Floats, Floats]]:
+        """Times of linear layers: forward, input gradient, weight gradient.
 
         The products of local experts stand side by side in one grouped kernel, or follow each other.
 
         Parameters
         ----------
-        product : Product
+        products : sequence of Product
             Sizes on one device.
 
         Returns
         -------
-        tuple of float or array
-            Three times [s].
+        list of tuple of float or array
+            Three times for each of them [s].
         """
-        m, n, k = product.tokens, product.out_features, product.in_features
-        # One product that is wider, or several.
-        wide, g = (product.groups, 1.0) if self.target.stack.grouped_experts else (1.0, product.groups)
-        fmt, out = product.format, self.recipe.activation_bytes
-        forward = g * as_floats(self.gemm(m, as_floats(n) * wide, k, fmt, out))
-        inputs = g * as_floats(self.gemm(m, as_floats(k) * wide, n, fmt, out))
-        if product.frozen:
-            return forward, inputs, 0.0
-        return forward, inputs, g * as_floats(self.gemm(n, as_floats(k) * wide, m, fmt, self.target.stack.wgrad_bytes))
+        grouped, stack = self.target.stack.grouped_experts, self.target.stack
+        wanted: list[tuple[Floats, Floats, Floats, str, float]] = []
+        for each in products:
+            # One product that is wider, or several.
+            wide = each.groups if grouped else 1.0
+            m, n, k = as_floats(each.tokens), as_floats(each.out_features), as_floats(each.in_features)
+            out = self.recipe.activation_bytes
+            wanted += [(m, n * wide, k, each.format, out), (m, k * wide, n, each.format, out)]
+            wanted += [] if each.frozen else [(n, k * wide, m, each.format, stack.wgrad_bytes)]
+        seconds = iter(self._gemms(wanted))
+        times: list[tuple[Floats, Floats, Floats]] = []
+        for each in products:
+            g: Floats = 1.0 if grouped else each.groups
+            forward, inputs = g * next(seconds), g * next(seconds)
+            times.append((forward, inputs, 0.0 if each.frozen else g * next(seconds)))
+        return times
+
+    def _gemms(self, wanted: Sequence[tuple[Floats, Floats, Floats, str, float]]) -> list[Array]:
+        """Times of matrix products; those of one format in one call where plans are few and calls take the time."""
+        shape = common_shape(*(as_floats(size).shape for *sizes, _, _ in wanted for size in sizes))
+        if len(shape) != 1 or shape[0] > FEW:
+            return [as_floats(self.gemm(*each)) for each in wanted]
+        rows = shape[0]
+        found: dict[int, Array] = {}
+        for format in dict.fromkeys(each[3] for each in wanted):
+            places = [i for i, each in enumerate(wanted) if each[3] == format]
+            sizes = [np.concatenate([in_rows(wanted[i][axis], rows) for i in places]) for axis in range(3)]
+            output_bytes = np.repeat([wanted[i][4] for i in places], rows)
+            seconds = as_floats(self.gemm(sizes[0], sizes[1], sizes[2], format, output_bytes))
+            found |= {i: seconds[number * rows : (number + 1) * rows] for number, i in enumerate(places)}
+        return [found[i] for i in range(len(wanted))]
 
     def cast(self, product: Product) -> tuple[Floats, Floats]:
         """Time to quantise a product's input, and its output's gradient.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from perfmodel.arrays import Floats, as_floats
+from perfmodel.arrays import Floats, as_floats, occurring
 from perfmodel.estimate.training.target import TrainingTarget
 from perfmodel.layers.base import Shard, Tensor
 from perfmodel.layers.training_recipe import TrainingRecipe
@@ -243,7 +243,7 @@ def stage_kinds(model: ModelSpec, grid: TrainingGrid) -> Iterator[tuple[npt.NDAr
         Mask of the plans that it is for, and its kinds from first to last.
     """
     codes = grid.pp + grid.edge_layers / 16.0  # fewer than 16 of the latter: one number for both
-    for code in np.unique(codes):
+    for code in occurring(codes):
         mine, stages = np.equal(codes, code), int(code)
         layout = model.stages(stages, round(16.0 * (code - stages))) if stages <= model.layers else model.stages(1)
         kinds: list[StageKind] = []
