@@ -75,11 +75,16 @@ def numbers(frame: pd.DataFrame, column: str, default: float | None = None) -> n
     --------
     >>> numbers(pd.DataFrame({"m": ["4", "x"]}), "m").tolist()
     [4.0, nan]
+    >>> numbers(pd.DataFrame({"m": ["4", "x", None, " "]}), "m", 1.0).tolist()
+    [4.0, nan, 1.0, 1.0]
     """
     if column not in frame.columns:
         return np.full(len(frame), np.nan if default is None else default)
     values = pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=np.float64)
-    return values if default is None else np.where(np.isnan(values), default, values)
+    if default is None:
+        return values
+    empty = frame[column].isna() | frame[column].astype(str).str.strip().eq("")
+    return np.where(empty.to_numpy(), default, values)
 
 
 def words(frame: pd.DataFrame, column: str, default: str = "") -> pd.Series:

@@ -119,9 +119,14 @@ def test_cases_have_columns_for_lengths_and_chunks():
             row | {"id": "mixed", "lengths": LONG},
             row | {"id": "chunks", "lengths": LONG, "chunk": 8192, "retained": 2},
             row | {"id": "wrong", "lengths": "1:none"},
+            row | {"id": "chunk", "chunk": "many"},
+            row | {"id": "tp", "tp": "x"},
         ]
     )
     found = predict_training_cases(cases).set_index("id")
     assert found.loc["chunks", "step_s"] < found.loc["mixed", "step_s"] < found.loc["plain", "step_s"]
     assert found.loc["chunks", "peak_bytes"] < found.loc["mixed", "peak_bytes"]
     assert "lengths, '1:none'" in found.loc["wrong", "reason"]
+    # What is no number is not taken for an empty cell.
+    for name in ("chunk", "tp"):
+        assert found.loc[name, "reason"].startswith(f"{name} must be a whole number")

@@ -19,7 +19,7 @@ from perfmodel.layers.training_work import Product
 from perfmodel.recording import FEW
 
 UNFUSED_SHARE = 0.8
-"""Sustained rate of small batched products over that of large products."""
+"""Sustained rate of small batched products over that of large products: an assumption, not fitted."""
 
 FLASH_BACKWARD = 2.5 / 0.8
 """Backward over forward time of fused attention: five products instead of two, at four fifths of the rate.
