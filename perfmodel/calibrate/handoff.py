@@ -12,7 +12,7 @@ from perfmodel.errors import CalibrationError
 from perfmodel.estimate.serving.disaggregated import HandOff, Stages, first_token
 from perfmodel.estimate.serving.workload import Workload
 
-STEPS = (0.0, 2.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0, 25.0, 30.0, 40.0)
+STEPS = (0.0, 2.0, 4.0, 5.0, 6.0, 8.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 17.0, 20.0, 25.0, 30.0, 40.0)
 """Values that the steps of a hand-over may take: more digits would be noise."""
 
 LOCKSTEPS = (0.0, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)

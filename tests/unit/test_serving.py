@@ -152,6 +152,21 @@ def test_a_benchmark_of_few_waves_waits_longer_for_its_first_token():
     assert burst["tpot_s"][0] == steady["tpot_s"][0]
 
 
+def test_those_ahead_in_a_wave_decode_while_others_wait_for_their_prompts():
+    first = dataclasses.replace(TARGET, engine=dataclasses.replace(TARGET.engine, drains_prompts=True))
+    waits, n, load = [], 64, Workload(2000.0, 500.0)
+    for on in (TARGET, first):
+        all_at_once, one_by_one = (
+            predict(pm.plans(tp=8, concurrency=n), dataclasses.replace(load, waves=w), on)["ttft_s"][0]
+            for w in (5.0, np.inf)
+        )
+        waits.append(all_at_once - one_by_one)
+    steps = serving_steps(MODEL, TARGET, pm.plans(tp=8, concurrency=n), load, precision_of(MODEL, None, None, TARGET))
+    step_s = np.ravel(decode_token_s(MODEL, pm.plans(tp=8, concurrency=n), load, steps))[0]
+    # A fifth of the requests waits for half of the others, four prompts of 2,000 tokens in a step of 8,192.
+    assert waits[0] - waits[1] == pytest.approx(n / 2 / 5 * step_s * 2000 / 8192, rel=0.05)
+
+
 @pytest.mark.parametrize("engine", ["neutral", "trtllm", "vllm", "sglang"])
 def test_every_engine_answers_and_its_constants_matter(engine):
     target = pm.target("hgx-h100", engine)
@@ -306,8 +321,9 @@ def test_lengths_that_vary_let_prompts_of_others_fall_anywhere():
     mixed = Workload(2000.0, np.array([100.0, 1000.0]), equal_lengths=np.array([True, False]))
     together = predict(pm.plans(tp=8, concurrency=[64, 64]), mixed)["ttft_s"]
     assert together.tolist() == pytest.approx([firsts[100.0][0], firsts[1000.0][1]], rel=1e-9)
-    with pytest.raises(PlanError, match="equal_lengths"):
-        Workload(2000.0, 100.0, equal_lengths=True, arrivals="poisson")
+    for wrong in ({"equal_lengths": True, "arrivals": "poisson"}, {"equal_lengths": "no"}, {"equal_lengths": 0.5}):
+        with pytest.raises(PlanError, match="equal_lengths"):
+            Workload(2000.0, 100.0, **wrong)
 
 
 def test_prompts_first_hold_up_first_tokens_and_spare_the_others_where_lengths_are_equal():

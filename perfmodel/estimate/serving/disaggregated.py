@@ -30,7 +30,7 @@ class HandOff:
         Share of the later waves of a closed loop that reach the prefill workers together [1].
     """
 
-    steps: float = 12.0
+    steps: float = 13.0
     lockstep: float = 0.05
 
 

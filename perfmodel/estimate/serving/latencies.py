@@ -58,7 +58,8 @@ def closed_loop_latencies(
     )
     started: Floats = steps.prompt_s + engine.request_s + streaming_delay(engine, grid, workload, steps, decode_s, tpot)
     service_s = np.maximum(occupied_s + riding_s(steps), steps.fetch_s)
-    started = started + first_wave_wait(service_s, running, workload.waves, lockstep=lockstep)
+    wave_s = service_s + beside_s(engine, workload, decode_s)
+    started = started + first_wave_wait(wave_s, running, workload.waves, lockstep=lockstep)
     wait = closed_loop_wait if engine.schedule == "prefill-first" else balanced_wait
     queued = wait(service_s, running, started + workload.osl * tpot)
     behind = (1.0 - as_floats(lockstep)) * staggered_wait(service_s, running)
@@ -103,6 +104,28 @@ def wave_lockstep(engine: Engine, workload: Workload) -> npt.NDArray[np.float64]
         0 or 1 [1].
     """
     return as_floats(kept_in_order(engine, workload) * float(engine.drains_prompts))
+
+
+def beside_s(engine: Engine, workload: Workload, decode_s: Floats) -> npt.NDArray[np.float64]:
+    """Decoding beside each prompt of a wave: its share of a step that also decodes those that had their prompts before.
+
+    Parameters
+    ----------
+    engine : Engine
+        Gives the tokens of a prefill step, and whether anything decodes before all prompts are computed.
+    workload : Workload
+        Lengths.
+    decode_s : float or ndarray
+        Time of a decode step, s.
+
+    Returns
+    -------
+    ndarray
+        Seconds; 0 where prompts are spread over decode steps, which then count already.
+    """
+    if engine.drains_prompts or engine.schedule != "prefill-first":
+        return as_floats(0.0)
+    return as_floats(as_floats(decode_s) * workload.new_tokens / engine.step_tokens)
 
 
 def prompt_occupation_s(model: ModelSpec, grid: PlanGrid, steps: ServingSteps) -> npt.NDArray[np.float64]:

@@ -81,6 +81,8 @@ class Workload:
             raise PlanError(f"waves must be at least 1, not {self.waves:g}")
         if self.arrivals not in ("closed", "poisson"):
             raise PlanError(f"arrivals must be closed or poisson, not {self.arrivals!r}")
+        if np.asarray(self.equal_lengths).dtype != np.bool_:
+            raise PlanError(f"equal_lengths must be true or false, not {self.equal_lengths!r}")
         if self.arrivals == "poisson" and np.any(self.equal_lengths):
             raise PlanError("equal_lengths belong to a closed loop: what arrives at random keeps no order")
         if np.any(as_floats(self.rate) < 0):
