@@ -33,6 +33,12 @@ OPERATORS: Mapping[str, str] = {
 """Operators in the order of the page."""
 
 
+FEW_SHAPES = 6
+"""Shapes of a kernel below which a third of them says little about the rest."""
+
+_KEY = ("operator", "device", "engine", "kernel", "format", "kv_format")
+
+
 @dataclass(frozen=True)
 class Entry:
     """One calibrated kernel family beside its target.
@@ -181,6 +187,40 @@ def other_device_scores(rules: Mapping[str, Any]) -> list[str]:
         ]
         lines += table(("device", "cases", *columns), body)
     return lines
+
+
+def repeated_scores(found: Sequence[Entry], rules: Mapping[str, Any]) -> list[str]:
+    """Tabulate the dated results of `perfmodel validate operators --held-out` beside the errors of this page."""
+    rule = rules["held_out"]
+    with (SCORES / rule["scores"]).open(encoding="utf-8", newline="") as file:
+        scores = {tuple(row[name] for name in _KEY): row for row in csv.DictReader(file)}
+    pairs = [(e, scores[key]) for e in found if (key := _key(e)) in scores]
+    rows, worse = [], []
+    for operator, title in OPERATORS.items():
+        for few, shapes in ((False, f"{FEW_SHAPES} or more"), (True, f"fewer than {FEW_SHAPES}")):
+            some = [
+                (e, s) for e, s in pairs if e.kernel.operator == operator and (int(s["shapes"]) < FEW_SHAPES) is few
+            ]
+            if some:
+                errors = [(e.error, float(s["mape"]), float(s["median"])) for e, s in some]
+                means = (sum(each) / len(some) for each in zip(*errors, strict=True))
+                rows.append((title, shapes, str(len(some)), *(f"{m:.1f}" for m in means)))
+    for e, s in pairs:
+        if not e.missed and float(s["mape"]) > e.target["mape"]:
+            kernel = " ".join(filter(None, (e.kernel.engine, e.kernel.kernel, e.formats)))
+            errors = (f"{e.error:.1f}", f"{float(s['mape']):.1f} / {float(s['median']):.1f}", f"{e.target['mape']:g}")
+            worse.append((OPERATORS[e.kernel.operator], e.device, text(kernel), s["shapes"], *errors))
+    lines = [f"Run on {rule['date']}. {text(rule['note'])}"]
+    lines += table(("operator", "shapes", "kernels", "this page", "choice repeated", "its median"), rows)
+    lines += [f"{len(worse)} kernels meet their target above and miss it when their choice is repeated:"]
+    return lines + table(
+        ("operator", "device", "kernel", "shapes", "this page", "choice repeated: mean / median", "target"), worse
+    )
+
+
+def _key(e: Entry) -> tuple[str, ...]:
+    kernel = e.kernel
+    return kernel.operator, e.device, kernel.engine, kernel.kernel, kernel.format, kernel.kv_format
 
 
 def heldout_table() -> list[str]:
