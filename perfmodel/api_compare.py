@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from perfmodel.api_inputs import devices_of, knobs_of, limits_of, price_of, workload_of
 from perfmodel.api_targets import model_of, precision_of, target_of
 from perfmodel.errors import NothingFeasibleError, PlanError, UnitError
@@ -150,6 +152,10 @@ def compare(
     gpus, workload, held = devices_of(gpus), workload_of(isl, osl, load), knobs_of(chosen)
     limits, formats = limits_of(ttft, tpot, rate, ttft_p99, budget, power), precision_of(spec, precision, kv, on)
     paid = price_of(price)
+    paid_first = paid if prefill_price is None and first.system.id == on.system.id else price_of(prefill_price)
+    if np.isfinite(paid) != np.isfinite(paid_first):
+        missed = "price" if prefill_price is not None else "prefill_price"
+        raise PlanError(f"two systems are in use, and only one has a price: {missed} is missing")
     both: dict[str, Any] = {"together": None, "separate": None}
     missing = []
 
@@ -164,7 +170,7 @@ def compare(
             formats,
             limits,
             link=link_of(first.system, link, layerwise=layerwise),
-            prices=(paid if prefill_price is None and prefill_system is None else price_of(prefill_price), paid),
+            prices=(paid_first, paid),
             by=by,
             chosen=held,
         )

@@ -132,6 +132,16 @@ def knobs_of(chosen: Mapping[str, Any]) -> dict[str, int]:
     return {name: int(number_of(value, "count", name)) for name, value in chosen.items() if value is not None}
 
 
+UNREAD_WITHOUT = {
+    "shared_prefix": "sharers",
+    "sharers": "shared_prefix",
+    "expert_hit": "host_experts",
+    "acceptance": "draft_tokens",
+    "draft_cost": "draft_tokens",
+}
+"""Field of a workload -> the field without which nothing reads it."""
+
+
 def workload_of(isl: float | str, osl: float | str, load: Mapping[str, Any] | None = None) -> Workload:
     """Bring together what requests are like.
 
@@ -165,6 +175,9 @@ def workload_of(isl: float | str, osl: float | str, load: Mapping[str, Any] | No
     for name in load or {}:
         if name not in known:
             raise UnknownNameError("field of a workload", str(name), known)
+    for name, owner in UNREAD_WITHOUT.items():
+        if name in (load or {}) and owner not in (load or {}):
+            raise PlanError(f"load: {name} is read only beside {owner}, which is not given")
     return Workload(tokens_of(isl, "isl"), tokens_of(osl, "osl"), **(load or {}))
 
 

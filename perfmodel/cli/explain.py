@@ -80,7 +80,9 @@ def serving(
     load_options.refuse_unread_loads(
         context,
         on.engine.schedule,
+        moe=spec.is_moe,
         shared_prefix=shared_prefix,
+        sharers=sharers,
         host_experts=host_experts,
         draft_tokens=draft_tokens,
     )

@@ -30,7 +30,14 @@ DraftCost = Annotated[
 
 
 def refuse_unread_loads(
-    context: typer.Context, schedule: str, *, shared_prefix: float, host_experts: float, draft_tokens: int
+    context: typer.Context,
+    schedule: str,
+    *,
+    moe: bool,
+    shared_prefix: float,
+    sharers: float,
+    host_experts: float,
+    draft_tokens: int,
 ) -> None:
     """Refuse options of a load that belong to a part of it that is not there.
 
@@ -40,8 +47,12 @@ def refuse_unread_loads(
         Tells which options were typed.
     schedule : str
         How the engine schedules prompts.
-    shared_prefix, host_experts : float
-        Share of the input that requests share, and of the experts in host memory [1].
+    moe : bool
+        Whether the model has experts.
+    shared_prefix, sharers : float
+        Share of the input that requests share [1], and how many do.
+    host_experts : float
+        Share of the experts in host memory [1].
     draft_tokens : int
         Tokens drafted per step.
 
@@ -54,7 +65,9 @@ def refuse_unread_loads(
     refuse_unread(
         context,
         chunk=(schedule == "chunked", "--schedule chunked"),
+        shared_prefix=(sharers > 1, "--sharers above 1"),
         sharers=(shared_prefix > 0, "--shared-prefix"),
+        expert_skew=(moe, "a mixture of experts"),
         expert_hit=(host_experts > 0, "--host-experts"),
         acceptance=drafting,
         draft_cost=drafting,

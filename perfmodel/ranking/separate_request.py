@@ -6,6 +6,7 @@ import numpy as np
 
 from perfmodel.errors import PlanError
 from perfmodel.estimate.serving.pools import Link, outermost
+from perfmodel.estimate.serving.rules import refuse_longer, refuse_shared_steps
 from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.target import Target
 from perfmodel.layers.precision import Precision
@@ -64,6 +65,11 @@ def prepared(
         raise PlanError(f"{names} connect at most {sum(room.values())} devices, and {gpus} are wanted")
     if workload.arrivals == "closed" and np.isfinite(limits.ttft_p99_s):
         raise PlanError("a limit for 99 % of requests needs Poisson arrivals: a closed loop has no distribution")
+    if np.any(workload.equal_lengths):
+        raise PlanError("equal_lengths order the requests of common workers only")
+    refuse_longer(model, workload)
+    for target in (prefill, decode):
+        refuse_shared_steps(target.engine)
     held = dict(chosen or {})
     if "concurrency" in held:
         raise PlanError("separate workers are ranked at the concurrency that suits them; it cannot be held")

@@ -230,9 +230,11 @@ class Search:
         for part, _ in lifted._parts(candidates):
             pairs = self._pairs(candidates, part).of(lambda v: v[..., None])
             mesh = deployments(pairs, self.decode.workload, self.gpus, *self._sizes(pairs))
-            excess = np.maximum(mesh["ttft_s"] / limits.ttft_s, mesh["tpot_s"] / limits.tpot_s)
-            excess = np.maximum(excess, mesh.get("ttft_p99_s", mesh["ttft_s"]) / limits.ttft_p99_s)
-            excess = np.maximum(excess, limits.rate / mesh["requests_per_s"])
+            late = mesh.get("ttft_p99_s", mesh["ttft_s"])
+            # An endless wait exceeds no limit where there is none.
+            with np.errstate(invalid="ignore"):
+                excess = np.maximum(mesh["ttft_s"] / limits.ttft_s, mesh["tpot_s"] / limits.tpot_s)
+                excess = np.maximum(excess, np.maximum(late / limits.ttft_p99_s, limits.rate / mesh["requests_per_s"]))
             excess = np.where((mesh["enough"] > 0) & ~np.isnan(excess), excess, np.inf)
             at = np.unravel_index(excess.argmin(), excess.shape)
             if excess[at] < least:

@@ -15,6 +15,7 @@ from perfmodel.estimate.result import BOUNDS, Estimate
 from perfmodel.estimate.serving.disaggregated import predict_disaggregated
 from perfmodel.estimate.serving.pools import Pool
 from perfmodel.estimate.serving.predict import predict_serving
+from perfmodel.estimate.serving.rules import expert_places, refuse_longer
 from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.target import Target
 from perfmodel.hardware.catalog import load_device, load_system
@@ -22,6 +23,7 @@ from perfmodel.layers.precision import Precision
 from perfmodel.models.catalog import load_model
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import PlanGrid, plans
+from perfmodel.parallel.rules import judge, structural_rules
 
 WAVES = 10.0
 """Requests that a benchmark of these case files sends, over its concurrency."""
@@ -54,6 +56,26 @@ OUTPUT = (
     "reason",
 )
 """Columns of a prediction file."""
+
+_NEEDED = ("isl", "osl", "tp", "pp", "dp", "concurrency")
+"""Columns of a case with one kind of worker that must be whole numbers where they are there."""
+
+_EXPERTS = {"moe_tp": 0, "moe_ep": 0}
+"""Columns that may be empty, and the least number that they may hold: 0 for what is not used."""
+
+_POOLS = (
+    (
+        "isl",
+        "osl",
+        *(f"{p}_{knob}" for p in ("prefill", "decode") for knob in ("num_workers", "tp_size", "batch_size")),
+    ),
+    {
+        "concurrency": 0,
+        **{f"{p}_{knob}_size": 1 for p in ("prefill", "decode") for knob in ("pp", "attention_dp")},
+        **{f"{p}_{knob}_size": 0 for p in ("prefill", "decode") for knob in _EXPERTS},
+    },
+)
+"""The same for a case with separate workers."""
 
 _GROUP = ("model", "hardware", "system", "engine", "precision", "kv", "gpus_per_node")
 
@@ -161,7 +183,8 @@ def _predict_rows(rows: pd.DataFrame, spec: ModelSpec, on: Target, group: Mappin
     """Predict the valid rows together; the others one by one carry their reason."""
     good = pd.Series(True, index=rows.index)
     for i in rows.index:
-        reason = _why_not(rows.loc[[i]])
+        row = rows.loc[[i]]
+        reason = _why_not(row, _NEEDED, _EXPERTS) or _experts_fill(row, spec)
         if reason:
             good[i] = False
             yield [i], {"reason": reason, "feasible": False}
@@ -189,9 +212,10 @@ def _predict_rows(rows: pd.DataFrame, spec: ModelSpec, on: Target, group: Mappin
 def _predict_separate(rows: pd.DataFrame, spec: ModelSpec, on: Target, group: Mapping[str, str]) -> Any:
     """Predict deployments with separate prefill and decode workers."""
     good = pd.Series(True, index=rows.index)
-    names = [f"{phase}_{knob}" for phase in ("prefill", "decode") for knob in ("num_workers", "tp_size", "batch_size")]
     for i in rows.index:
-        reason = _why_not(rows.loc[[i]], ("isl", "osl", *names))
+        row = rows.loc[[i]]
+        reason = _why_not(row, *_POOLS) or _experts_fill(row, spec, "prefill") or _experts_fill(row, spec, "decode")
+        reason = reason or _cannot_be(row, spec, on)
         if reason:
             good[i] = False
             yield [i], {"reason": reason, "feasible": False}
@@ -216,6 +240,25 @@ def _predict_separate(rows: pd.DataFrame, spec: ModelSpec, on: Target, group: Ma
             "feasible": True,
         },
     )
+
+
+def _cannot_be(row: pd.DataFrame, spec: ModelSpec, on: Target) -> str:
+    """Say why the workers of a case with separate ones cannot be, or its requests."""
+    try:
+        refuse_longer(spec, _workload(row))
+        pools = case_pools(row, spec, on)[:2]
+    except PlanError as error:
+        return str(error)
+    sizes = spec.divisors()
+    places = expert_places(sizes.get("experts", 0), on.engine)
+    for phase, pool in zip(("prefill", "decode"), pools, strict=True):
+        rules = structural_rules(
+            pool.grid, sizes, layers=spec.layers, max_devices=on.system.max_devices, expert_places=places
+        )
+        verdicts = judge(pool.grid.shape, rules)
+        if not verdicts.feasible[0]:
+            return f"{phase} workers: {verdicts.reason(0)}"
+    return ""
 
 
 def case_pools(rows: pd.DataFrame, spec: ModelSpec, on: Target) -> tuple[Pool, Pool, npt.NDArray[np.float64]]:
@@ -254,15 +297,31 @@ def case_pools(rows: pd.DataFrame, spec: ModelSpec, on: Target) -> tuple[Pool, P
     return prefill, decode, np.where(load >= 1, load, np.ceil(UNRECORDED * decode.ranks * decode.batch))
 
 
-def _why_not(row: pd.DataFrame, names: tuple[str, ...] = ("isl", "osl", "tp", "pp", "dp", "concurrency")) -> str:
-    for name in names:
+def _why_not(row: pd.DataFrame, needed: tuple[str, ...], optional: Mapping[str, int]) -> str:
+    """Say which column of a case holds no number that it could; the optional ones may be empty, with a least number."""
+    least = dict.fromkeys(needed, 1) | {name: low for name, low in optional.items() if words(row, name).iloc[0]}
+    for name, low in least.items():
         if name in row or name in ("isl", "osl"):
             value = float(numbers(row, name)[0])
-            if not np.isfinite(value) or value < 1 or value != np.floor(value):
-                return f"{name} must be a whole number of at least 1, not {row[name].iloc[0]}"
+            if not np.isfinite(value) or value < low or value != np.floor(value):
+                return f"{name} must be a whole number of at least {low}, not {row[name].iloc[0]}"
     unread = words(row, "shortest").iloc[0] != "" and not np.isfinite(numbers(row, "shortest")[0])
     if unread or not 0.0 < _shortest(row)[0] <= 1.0:
         return f"shortest must lie between 0 and 1, not {row['shortest'].iloc[0]}"
+    return ""
+
+
+def _experts_fill(row: pd.DataFrame, spec: ModelSpec, prefix: str = "") -> str:
+    """Say where the experts' columns of a case of a mixture of experts contradict its other columns."""
+    names = (
+        ("tp", "dp", "moe_tp", "moe_ep")
+        if not prefix
+        else tuple(f"{prefix}_{name}_size" for name in ("tp", "attention_dp", "moe_tp", "moe_ep"))
+    )
+    tp, dp, moe_tp, ep = (float(numbers(row, name, 0.0)[0]) for name in names)
+    ranks = max(tp, 1.0) * max(dp, 1.0)
+    if spec.is_moe and moe_tp >= 1 and ep >= 1 and moe_tp * ep != ranks:
+        return f"{names[2]} x {names[3]} = {moe_tp * ep:.0f} must be the {ranks:.0f} ranks of {names[0]} x {names[1]}"
     return ""
 
 

@@ -10,6 +10,7 @@ from perfmodel.costs.collectives import point_to_point
 from perfmodel.costs.handoff import layerwise_transfer
 from perfmodel.costs.serving import first_wave_wait, pool_limited_ttft, slot_wait
 from perfmodel.estimate.serving.pools import Link, Pool, outermost, prompt_work, token_work
+from perfmodel.estimate.serving.rules import refuse_longer, refuse_shared_steps
 from perfmodel.estimate.serving.workload import Workload
 from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
@@ -247,7 +248,15 @@ def predict_disaggregated(
     -------
     Disaggregated
         Latencies and rates, arrays over deployments.
+
+    Raises
+    ------
+    PlanError
+        If a request is longer than the model allows, or prompts are to share steps with running requests.
     """
+    refuse_longer(model, workload)
+    for pool in (prefill, decode):
+        refuse_shared_steps(pool.target.engine)
     stages = deployment_stages(model, prefill, decode, workload, precision, concurrency, link)
     ttft, token_s = as_floats(first_token(workload, stages)), as_floats(stages.token_s)
     return Disaggregated(

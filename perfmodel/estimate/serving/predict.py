@@ -10,7 +10,6 @@ from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.economy import optimal_throughput, token_energy
 from perfmodel.costs.formats import get_format, peak_of
 from perfmodel.costs.reuse import retention_break_even
-from perfmodel.errors import PlanError
 from perfmodel.estimate.result import BOUNDS, Column, Columns, Estimate, join_columns
 from perfmodel.estimate.serving.columns import serving_columns
 from perfmodel.estimate.serving.latencies import (
@@ -21,7 +20,7 @@ from perfmodel.estimate.serving.latencies import (
     streaming_delay,
 )
 from perfmodel.estimate.serving.open_loop import open_loop
-from perfmodel.estimate.serving.rules import serving_rules
+from perfmodel.estimate.serving.rules import refuse_longer, serving_rules
 from perfmodel.estimate.serving.steps import running_requests, serving_steps
 from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.target import Target
@@ -69,11 +68,7 @@ def predict_serving(
     PlanError
         If the workload exceeds the length that the model allows.
     """
-    longest_request = float(np.max(as_floats(workload.isl) + workload.osl))
-    if model.max_context and longest_request > model.max_context:
-        raise PlanError(
-            f"isl + osl = {longest_request:g} tokens exceeds the {model.max_context:g} that {model.id} allows"
-        )
+    refuse_longer(model, workload)
     if grid.size <= MOST_AT_ONCE:
         parts = [_predict(model, target, grid, workload, precision)]
     else:

@@ -1,7 +1,11 @@
 """Rules of serving: which plans can run at all: whole pieces, weights that fit, room for one request."""
 
+import numpy as np
+
 from perfmodel.arrays import Floats, as_floats
+from perfmodel.errors import PlanError
 from perfmodel.estimate.serving.footprint import Footprint
+from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.target import Target
 from perfmodel.hardware.engine import Engine
 from perfmodel.models.spec import ModelSpec
@@ -29,6 +33,46 @@ def expert_places(experts: int, engine: Engine) -> tuple[int, ...]:
     """
     copied = experts + engine.redundant_experts
     return (experts, copied, copied + engine.shared_copies) if experts else (0,)
+
+
+def refuse_longer(model: ModelSpec, workload: Workload) -> None:
+    """Refuse requests that are longer than the model allows.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Model.
+    workload : Workload
+        Lengths.
+
+    Raises
+    ------
+    PlanError
+        For the longest of them.
+    """
+    longest = float(np.max(as_floats(workload.isl) + workload.osl))
+    if model.max_context and longest > model.max_context:
+        raise PlanError(f"isl + osl = {longest:g} tokens exceeds the {model.max_context:g} that {model.id} allows")
+
+
+def refuse_shared_steps(engine: Engine) -> None:
+    """Refuse schedules by which prompts share steps with running requests, where separate workers run them.
+
+    Parameters
+    ----------
+    engine : Engine
+        Serving software of either kind of workers.
+
+    Raises
+    ------
+    PlanError
+        If its schedule is such a one.
+    """
+    if engine.schedule != "prefill-first":
+        raise PlanError(
+            f"separate workers have no running requests that prompts could share steps with: schedule"
+            f" {engine.schedule} is predicted for common workers only"
+        )
 
 
 def serving_rules(model: ModelSpec, target: Target, grid: PlanGrid, footprint: Footprint) -> tuple[Rule, ...]:

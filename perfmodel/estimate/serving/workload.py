@@ -1,6 +1,7 @@
 """Workload: the requests that a deployment serves: lengths, arrivals, reuse and drafting."""
 
 from dataclasses import dataclass, fields, replace
+from numbers import Real
 from typing import Literal
 
 import numpy as np
@@ -72,6 +73,7 @@ class Workload:
     draft_cost: float | None = None
 
     def __post_init__(self) -> None:
+        self._refuse_no_numbers()
         for name in ("isl", "osl"):
             value = as_floats(getattr(self, name))
             wrong = ~(np.isfinite(value) & (value >= 1) & (value == np.floor(value)))
@@ -96,8 +98,26 @@ class Workload:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= top:
                 raise PlanError(f"{name} must lie between 0 and {top:g}, not {value:g}")
+        if self.draft_tokens != np.floor(self.draft_tokens):
+            raise PlanError(f"draft_tokens must be a whole number, not {self.draft_tokens:g}")
         if self.prefix_hit + self.host_hit + self.shared_prefix > 1:
             raise PlanError("prefix_hit, host_hit and shared_prefix together exceed the input")
+
+    def _refuse_no_numbers(self) -> None:
+        """Refuse what is no number, or is many where one counts for all plans."""
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name in ("isl", "osl", "rate"):
+                try:
+                    as_floats(value)
+                except (TypeError, ValueError):
+                    raise PlanError(f"{each.name}: {value!r} holds what is no number") from None
+            elif each.name not in ("arrivals", "equal_lengths"):
+                optional = value is None and each.name in ("expert_hit", "draft_cost")
+                if not optional and (isinstance(value, bool) or not isinstance(value, Real)):
+                    raise PlanError(f"{each.name}: {value!r} is not one number, which it is for all plans")
+        if not np.issubdtype(np.asarray(self.equal_lengths).dtype, np.bool_):
+            raise PlanError(f"equal_lengths must be true or false, not {self.equal_lengths!r}")
 
     def part(self, slices: Slices) -> "Workload":
         """Return what belongs to a block of plans.
