@@ -134,7 +134,8 @@ def table_rows(comparison: Comparison, top: int) -> tuple[list[str], list[list[s
             *([three_digits(row["usd_per_million_tokens"])] if priced else []),
             *([three_digits(row["energy_per_token_j"])] if energy else []),
             f"{100 * row['memory_bytes'] / row['memory_capacity_bytes']:.0f}%",
-            str(row["bound_decode"]) if arriving and priced else bound_text(row, 1),
+            # A full cache stands in the column of the memory.
+            str(row["bound_decode"]) if arriving and priced else bound_text({**row, "bound": row["bound_decode"]}, 1),
         ]
         for row in shown
     ]
