@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 import perfmodel as pm
+from perfmodel.api_training import train, training_target
 from perfmodel.estimate.compiled import compile_model
 from perfmodel.estimate.target import Target
 from perfmodel.hardware import list_systems
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import PlanGrid
+from perfmodel.parallel.training_grid import training_plans
 from perfmodel.recording import FEW
 
 MODELS = ("llama-3.1-8b", "qwen3-30b-a3b", "deepseek-v3")
@@ -81,3 +83,30 @@ def test_steps_of_every_system_can_be_recorded(system: str) -> None:
     on = pm.target(system)
     grid = pm.plans(tp=[1.0, 2.0], dp=[2.0, 1.0], ep=[2.0, 1.0], moe_tp=[1.0, 2.0], concurrency=32)
     check(pm.load_model("qwen3-30b-a3b"), on, grid)
+
+
+TRAINED = ("step_s", "compute_s", "tp_s", "dp_s", "bubble_s", "peak_bytes", "activations_bytes", "mfu", "hfu")
+
+
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "deepseek-v3"])
+@pytest.mark.parametrize("system", ["hgx-h100", "gb200-nvl72", "tpu-v5p-pod"])
+def test_repeated_training_plans_are_those_without_a_recording(system: str, model: str) -> None:
+    """Whatever a plan does, it takes the time and the memory alone that it takes among many."""
+    spec, on = pm.load_model(model), training_target(system)
+    number = FEW + 5
+    random = np.random.default_rng(7)
+    knobs = {
+        "pp": random.choice([1, 2, 4], number),
+        "zero": random.choice([0, 1, 3], number),
+        "recompute": random.choice(["none", "selective", "full"], number),
+        "schedule": random.choice(["1f1b", "zb-h1"], number),
+        "offload_optimizer": random.choice([0.0, 0.5], number),
+    }
+    grid = training_plans(tp=8, dp=8, sequence_parallel=1, ep=8 if spec.is_moe else 1, **knobs)
+    expected = train(spec, on, grid, seq=4096, global_batch=64)
+    for _ in range(4):
+        for i in range(grid.size):
+            alone = train(spec, on, grid.take([i]), seq=4096, global_batch=64)
+            for name in TRAINED:
+                np.testing.assert_array_equal(alone[name], expected[name][[i]], err_msg=f"{name} of plan {i}")
+    assert alone.activations(0) == expected.activations(number - 1)

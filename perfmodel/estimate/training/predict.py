@@ -1,15 +1,17 @@
 """Training: seconds and peak bytes of one optimizer step for every plan, with their parts and with reasons."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from perfmodel.arrays import as_floats
+from perfmodel.arrays import Floats, as_floats, in_rows
 from perfmodel.costs.training_schedules import visited_stages
 from perfmodel.errors import PlanError
+from perfmodel.estimate.compiled import Same
 from perfmodel.estimate.result import Column, Columns, Predictions, join_columns
 from perfmodel.estimate.training.kernels import Kernels
 from perfmodel.estimate.training.memory import MEMORY_PARTS, TrainingMemory, training_memory
@@ -24,6 +26,7 @@ from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.mesh import mesh_parts, pick, take_part
 from perfmodel.parallel.rules import Verdicts, joined, judge
 from perfmodel.parallel.training_grid import TrainingGrid
+from perfmodel.recording import FEW, Programs, repeated
 
 MOST_AT_ONCE = 65536
 """Plans that are predicted at once: a column of them is half a megabyte and stays in the processor's cache."""
@@ -151,21 +154,12 @@ def _predict(
     recipe: TrainingRecipe,
 ) -> tuple[Columns, Verdicts, tuple[tuple[int, ...], TrainingMemory]]:
     """Predict so many plans as fit into the processor's cache."""
-    network = Network(target, grid)
-    mix = mixture(model, network, workload, batch, recipe)
-    blocks, microbatches = mix.blocks, mix.microbatches
-    width = recipe.activation_bytes * model.hidden / grid.cp
-    sent = width * mix.tokens / grid.tp
-    step = step_of(model, network, recipe, blocks.weights, blocks.times, blocks.ends, sent, microbatches)
-    parts = mix.waited(step.parts)
-    kept = width * mix.held_tokens / np.where(grid.sequence_parallel > 0, grid.tp, 1.0)
-    memory = training_memory(
-        model, target, grid, recipe, blocks.works, blocks.edges, blocks.weights, kept, microbatches, mix.retained
+    shape = grid.shape
+    step = (_of_few if grid.size <= FEW and not workload.mixed else _calculated)(
+        model, target, grid, workload, batch, recipe
     )
-    seconds = as_floats(step_seconds(parts))
+    seconds, memory = as_floats(step_seconds(step.parts)), step.memory
     peak = as_floats(memory.peak)
-    passed = visited_stages(grid.pp, grid.skipped_stages) / grid.pp
-    own, done = mix.flops(model, batch, grid, recipe.method, passed)
     peak_flops = Kernels(target, recipe).peak_flops()
     used = grid.devices * peak_flops * seconds
     need = peak + target.stack.framework_bytes
@@ -173,16 +167,86 @@ def _predict(
     named: dict[str, Column] = {
         "step_s": seconds,
         "peak_bytes": peak,
-        **{f"{name}_s": parts[name] for name in STEP_PARTS},
+        **{f"{name}_s": step.parts[name] for name in STEP_PARTS},
         **{f"{name}_bytes": memory.parts[name] for name in MEMORY_PARTS},
         "device_bytes": need,
         "host_bytes": memory.host,
-        "microbatches": microbatches,
-        "mfu": lambda: own / used,
-        "hfu": lambda: done / used,
+        "microbatches": step.microbatches,
+        "mfu": lambda: step.own_flops / used,
+        "hfu": lambda: step.done_flops / used,
         "tokens_per_s": lambda: tokens / seconds,
         "tokens_per_s_per_gpu": lambda: tokens / (seconds * grid.devices),
     }
-    shape = grid.shape
     verdicts = judge(shape, training_rules(model, target, grid, need, batch, workload))
     return Columns([shape], [named]), verdicts, (shape, memory)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """Parts of a step [s], memory [B], microbatches and operations of the model and done [FLOP]."""
+
+    parts: dict[str, Floats]
+    memory: TrainingMemory
+    microbatches: Floats
+    own_flops: Floats
+    done_flops: Floats
+
+
+def _calculated(
+    model: ModelSpec,
+    target: TrainingTarget,
+    grid: TrainingGrid,
+    workload: TrainingWorkload,
+    batch: npt.NDArray[np.float64],
+    recipe: TrainingRecipe,
+) -> _Step:
+    network = Network(target, grid)
+    mix = mixture(model, network, workload, batch, recipe)
+    blocks, microbatches = mix.blocks, mix.microbatches
+    width = recipe.activation_bytes * model.hidden / grid.cp
+    sent = width * mix.tokens / grid.tp
+    step = step_of(model, network, recipe, blocks.weights, blocks.times, blocks.ends, sent, microbatches)
+    kept = width * mix.held_tokens / np.where(grid.sequence_parallel > 0, grid.tp, 1.0)
+    memory = training_memory(
+        model, target, grid, recipe, blocks.works, blocks.edges, blocks.weights, kept, microbatches, mix.retained
+    )
+    passed = visited_stages(grid.pp, grid.skipped_stages) / grid.pp
+    own, done = mix.flops(model, batch, grid, recipe.method, passed)
+    return _Step(mix.waited(step.parts), memory, microbatches, own, done)
+
+
+def _of_few(
+    model: ModelSpec,
+    target: TrainingTarget,
+    grid: TrainingGrid,
+    workload: TrainingWorkload,
+    batch: npt.NDArray[np.float64],
+    recipe: TrainingRecipe,
+) -> _Step:
+    """Repeat what was recorded of other plans."""
+    names, shape, size = [name for name, _ in grid.knobs()], grid.shape, grid.size
+
+    def calculate(inputs: Sequence[Any]) -> list[Mapping[str, Any]]:
+        *knobs, sequences = inputs
+        split = TrainingGrid(**dict(zip(names, knobs, strict=True)))
+        step = _calculated(model, target, split, workload, sequences, recipe)
+        others = {"microbatches": step.microbatches, "own_flops": step.own_flops, "done_flops": step.done_flops}
+        return [step.parts, step.memory.parts, others | {"host": step.memory.host}]
+
+    inputs = [np.broadcast_to(value, shape).reshape(-1) for value in (*(knob for _, knob in grid.knobs()), batch)]
+    programs = _programs(Same(model), Same(target), recipe)
+    found: list[dict[str, Any]] = [
+        {name: in_rows(value, size).reshape(shape) for name, value in result.items()}
+        for result in repeated(programs, workload.seq, calculate, inputs)
+    ]
+    parts, stored, others = found
+
+    def activations() -> dict[str, Floats]:
+        return _calculated(model, target, grid, workload, batch, recipe).memory.activations()
+
+    return _Step(parts, TrainingMemory(stored, activations, others.pop("host")), **others)
+
+
+@lru_cache(maxsize=64)
+def _programs(_model: Same, _target: Same, _recipe: TrainingRecipe) -> Programs:
+    return {}
