@@ -16,6 +16,7 @@ from perfmodel.estimate.step import step_time
 from perfmodel.layers.base import Shard, Step
 from perfmodel.layers.precision import Precision
 from perfmodel.reports.tables import plain_table
+from published_splitwise import POWER_W, USD_PER_HOUR, common, least_common, least_separate, separate
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,11 @@ UNMEASURED = (
     "nobody measured the A6000: its matrix products of 256 rows are those of an A100, which waste more of a wave"
 )
 TRACE = "the lengths of the trace vary and are taken as their mean; steps that prompts share are too fast, as below"
+MIXED = "lengths of the trace vary and are taken as their mean, and machines of either pool take over work of the other"
+NINE_LIMITS = (
+    "limits here are on the mean time per token, and the paper's on what 90 and 99 % see as well, which prompts"
+    " between the steps of common machines break"
+)
 SYNCHRONISED = (
     "a constant of several milliseconds, which the paper does not take apart and the prediction does not hold"
 )
@@ -264,7 +270,75 @@ def _facts() -> list[Fact]:
         Fact(SPLITWISE, "transfer seen, layer by layer, A100", 8, "ms", lambda: _hidden("hgx-a100"), SYNCHRONISED),
         Fact(SPLITWISE, "transfer seen, layer by layer, H100", 5, "ms", lambda: _hidden("hgx-h100"), SYNCHRONISED),
     ]
-    return facts
+    return facts + _cluster_facts()
+
+
+def _cluster_facts() -> list[Fact]:
+    """Clusters of Splitwise: A A100, H H100; prompts on the first, tokens on the second."""
+    a, h = "hgx-a100", "hgx-h100"
+    power, cost = {"power": POWER_W}, {"budget": USD_PER_HOUR}
+    return [
+        Fact(SPLITWISE, "A100 machines for the power of 40 H100", 70, "", lambda: common(a, **power)["gpus"] / 8),
+        Fact(SPLITWISE, "A100 machines for the price of 40 H100", 86, "", lambda: common(a, **cost)["gpus"] / 8),
+        Fact(
+            SPLITWISE,
+            "equal power: AA over common A100",
+            2.15,
+            "x",
+            lambda: separate(a, a, **power)["rate"] / common(a, **power)["rate"],
+        ),
+        Fact(
+            SPLITWISE,
+            "equal power: HA over common H100",
+            1.18,
+            "x",
+            lambda: separate(h, a, **power)["rate"] / common(h, **power)["rate"],
+        ),
+        Fact(
+            SPLITWISE,
+            "equal power: price of HA over common H100",
+            0.9,
+            "x",
+            lambda: separate(h, a, **power)["usd_per_hour"] / USD_PER_HOUR,
+        ),
+        Fact(
+            SPLITWISE,
+            "equal price: AA over common H100",
+            1.4,
+            "x",
+            lambda: separate(a, a, **cost)["rate"] / common(h, **cost)["rate"],
+            NINE_LIMITS,
+        ),
+        Fact(
+            SPLITWISE,
+            "equal price: power of AA over common H100",
+            1.25,
+            "x",
+            lambda: separate(a, a, **cost)["power_w"] / POWER_W,
+        ),
+        Fact(
+            SPLITWISE,
+            "70 requests/s: power of HH, capped, over common H100",
+            0.75,
+            "x",
+            lambda: least_separate(h, f"{h} capped", "power_w") / least_common(h, "power_w"),
+        ),
+        Fact(
+            SPLITWISE,
+            "70 requests/s: price of AA over common H100",
+            0.75,
+            "x",
+            lambda: least_separate(a, a, "usd_per_hour") / least_common(h, "usd_per_hour"),
+        ),
+        Fact(
+            SPLITWISE,
+            "equal power: prompt machines of HH, of 40",
+            25,
+            "",
+            lambda: separate(h, h, **power)["prefill_workers"],
+            MIXED,
+        ),
+    ]
 
 
 FACTS = _facts()
