@@ -11,7 +11,7 @@ import pandas as pd
 from perfmodel.calibrate.attention_cases import attention_sizes, mla_sizes
 from perfmodel.calibrate.collective_cases import collective_sizes, deepep_sizes
 from perfmodel.calibrate.gemm_cases import gemm_sizes
-from perfmodel.calibrate.moe_cases import moe_sizes
+from perfmodel.calibrate.moe_cases import moe_sizes, skew_of, unknown_routing
 from perfmodel.costs.collective_bounds import collective_bound
 from perfmodel.costs.compute import roofline_bound
 from perfmodel.costs.formats import FORMATS
@@ -222,8 +222,15 @@ def device_case(rows: pd.DataFrame, group: Mapping[str, str], profiles: str | No
         values = rows[name].to_numpy(dtype=np.float64)
         wrong = ~(np.isfinite(values) & (values > 0))
         reasons[wrong & (reasons == "")] = f"{name} must be a positive number"
+    if "routing" in family.words:
+        labels = rows["routing"].astype(str).tolist()
+        for i in np.flatnonzero(np.isnan(skew_of(labels)) & (reasons == "")):
+            reasons[i] = unknown_routing(labels[i])
     good = np.asarray(reasons == "", dtype=bool)
-    rows.loc[~good, list(family.numbers)] = 1.0  # any valid size: the result of these rows is thrown away
+    # Any valid case: the result of these rows is thrown away.
+    rows.loc[~good, list(family.numbers)] = 1.0
+    if "routing" in family.words:
+        rows.loc[~good, "routing"] = "balanced"
     latent = group["op"].endswith("mla") and group["kv_dtype"] == "fp8"  # these kernels multiply in 8 bits then
     numbers = {**device_numbers(device, "fp8" if latent else format), **link_numbers(system), "op": group["op"]}
     sizes = {name: value for name, value in family.sizes(rows, device).items() if value is not None}

@@ -33,36 +33,53 @@ def skew_of(routing: npt.ArrayLike) -> npt.NDArray[np.float64]:
     Parameters
     ----------
     routing : array_like of str
-        Labels: "balanced", "random" or "power_law_A" with the exponent A.
+        Labels: "balanced", "random" or "power_law_A" with the exponent A, from 0 to below 4.
 
     Returns
     -------
     numpy.ndarray
-        Exponent of each label [1].
-
-    Raises
-    ------
-    ValueError
-        For any other label.
+        Exponent of each label, NaN for any other label [1].
 
     Examples
     --------
-    >>> skew_of(["balanced", "power_law_1.2"]).tolist()
-    [0.0, 1.2]
+    >>> skew_of(["balanced", "power_law_1.2", "zipf"]).tolist()
+    [0.0, 1.2, nan]
     """
     labels = np.asarray(routing, dtype=str).reshape(-1)
-    known: dict[str, float] = {}
-    for label in np.unique(labels).tolist():
-        if label in ("balanced", "random"):
-            known[label] = 0.0
-            continue
-        try:
-            known[label] = float(label.removeprefix("power_law_"))
-        except ValueError:
-            raise ValueError(
-                f"routing {label!r}: use 'balanced', 'random' or 'power_law_A', e.g. 'power_law_1.2'"
-            ) from None
+    known = {label: _exponent(label) for label in np.unique(labels).tolist()}
     return np.array([known[label] for label in labels.tolist()], dtype=np.float64)
+
+
+def unknown_routing(label: str) -> str:
+    """Say what a routing label may be.
+
+    Parameters
+    ----------
+    label : str
+        One that is none.
+
+    Returns
+    -------
+    str
+        Reason.
+
+    Examples
+    --------
+    >>> unknown_routing("zipf")
+    "routing 'zipf': use 'balanced', 'random' or 'power_law_A' with A from 0 to below 4, for instance 'power_law_1.2'"
+    """
+    known = "'balanced', 'random' or 'power_law_A' with A from 0 to below 4, for instance 'power_law_1.2'"
+    return f"routing {label!r}: use {known}"
+
+
+def _exponent(label: str) -> float:
+    if label in ("balanced", "random"):
+        return 0.0
+    try:
+        exponent = float(label.removeprefix("power_law_"))
+    except ValueError:
+        return float("nan")
+    return exponent if 0.0 <= exponent < 4.0 else float("nan")
 
 
 def _gated(frame: Any) -> npt.NDArray[np.bool_]:
@@ -91,6 +108,11 @@ def moe_sizes(frame: Any) -> dict[str, npt.NDArray[Any]]:
         One-dimensional arrays by argument name. `gated` is false for kernels named "nongated" and for the shapes of
         `UNGATED_MODELS`; `warm` is true, because benchmarks run the same layer back to back.
 
+    Raises
+    ------
+    ValueError
+        If a routing label is none of those of `skew_of`.
+
     Examples
     --------
     >>> case = {"tokens": [8], "hidden": [4096], "intermediate": [1536], "experts": [128], "topk": [8], "ep": [4],
@@ -112,6 +134,8 @@ def moe_sizes(frame: Any) -> dict[str, npt.NDArray[Any]]:
     }
     labels = np.asarray(frame["routing"], dtype=str).reshape(-1)
     sizes["skew"] = skew_of(labels)
+    if np.isnan(sizes["skew"]).any():
+        raise ValueError(unknown_routing(str(labels[np.isnan(sizes["skew"])][0])))
     sizes["random"] = labels == "random"
     sizes["gated"] = _gated(frame)
     sizes["warm"] = np.ones(labels.size, dtype=bool)

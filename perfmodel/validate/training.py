@@ -127,11 +127,11 @@ def _group(group: pd.DataFrame, machines: _Machines) -> pd.DataFrame:
     try:
         target = machines.of(row)
         recipe, model = get_recipe(row["precision"]), _model(row)
-        _check(row)
     except PerfmodelError as error:
         return _without(group, str(error))
     wanted = group["recompute"].to_numpy()
     try:
+        _check(row)
         for mode in sorted({mode for mode in wanted if mode} - set(RECOMPUTE)):
             raise PlanError(f"recompute {mode!r} is none of {', '.join(RECOMPUTE)}")
         batch = group["global_batch"].to_numpy(dtype=np.float64)
@@ -189,7 +189,7 @@ def _table(group: pd.DataFrame, estimate: TrainingEstimate) -> pd.DataFrame:
 def _check(row: Mapping[str, Any]) -> None:
     for name in ("seq", "global_batch"):
         value = float(row[name])
-        if not value >= 1 or value != int(value):
+        if not 1 <= value < np.inf or value != int(value):
             raise PlanError(f"{name} is {value:g}, and must be a whole number of at least 1")
 
 

@@ -1,5 +1,6 @@
 """`perfmodel predict operators` and `validate operators` on small files, and their agreement with plain arithmetic."""
 
+import csv
 import io
 import json
 import os
@@ -229,3 +230,21 @@ def test_predictions_go_to_stdout_without_an_output(capsys, tmp_path):
     code, out, _ = run(capsys, "predict", "operators", file)
     assert code == 0
     assert len(pd.read_csv(io.StringIO(out))) == 7
+
+
+@pytest.mark.parametrize("label", ["zipf", "inf", "power_law_nan"])
+def test_a_routing_that_nobody_knows_costs_its_row_alone(tmp_path, capsys, label):
+    path = tmp_path / "cases.csv"
+    path.write_text(
+        "id,op,hardware,engine,dtype,tokens,hidden,intermediate,experts,topk,tp,ep,routing\n"
+        f"a,moe,h100-sxm,trtllm,fp8,512,4096,1536,128,8,1,8,{label}\n"
+        "b,moe,h100-sxm,trtllm,fp8,512,4096,1536,128,8,1,8,balanced\n"
+    )
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", "operators", str(path)])
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert stop.value.code == 0
+    assert rows[0]["time_s"] == ""
+    assert rows[0]["reason"].startswith(f"routing '{label}': use 'balanced'")
+    assert float(rows[1]["time_s"]) > 0
+    assert rows[1]["reason"] == ""

@@ -244,3 +244,16 @@ def test_an_option_that_nothing_would_read_is_refused(capsys, option, needs):
     code, out, err = run(capsys, *RANK, *option)
     assert (code, out) == (2, "")
     assert err == f"perfmodel: {option[-2]} needs {needs}\n"
+
+
+@pytest.mark.parametrize(("old", "new"), [(",32,bf16", ",inf,bf16"), (",4096,", ",1e400,"), (",4096,", ",0.5,")])
+def test_sizes_that_no_step_has_are_a_reason(capsys, tmp_path, old, new):
+    path = tmp_path / "cases.csv"
+    path.write_text(HEADER + ROW.replace(old, new) + ROW.replace("a,", "b,", 1))
+    code, out, err = run(capsys, "predict", "training", path)
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert code == 0
+    assert rows[0]["step_s"] == ""
+    assert rows[0]["reason"]
+    assert float(rows[1]["step_s"]) > 0
+    assert err.count("\n") == 1

@@ -147,6 +147,8 @@ def test_gate_of_a_case(columns, gated):
     assert moe_sizes(case(**columns))["gated"].tolist() == [gated]
 
 
-def test_unknown_routing_is_refused():
-    with pytest.raises(ValueError, match=r"power_law_1\.2"):
-        skew_of(["zipf"])
+@pytest.mark.parametrize("label", ["zipf", "inf", "nan", "power_law_-1", "power_law_4"])
+def test_a_routing_that_nobody_knows_has_no_exponent(label):
+    exponents = skew_of(["power_law_1.2", label])
+    assert exponents[0] == 1.2
+    assert np.isnan(exponents[1])
