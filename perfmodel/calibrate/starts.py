@@ -113,7 +113,7 @@ def best_start(
     """
     quick: dict[str, Any] = {"seed": seed, "starts": 1, "max_points": 400}
     fits = [
-        fit_form(s.form, sizes, s.fixed(numbers), measured, priors=s.coefficients, max_evaluations=8, **quick).mape
+        fit_form(s.form, sizes, s.fixed(numbers), measured, priors=s.coefficients, max_evaluations=16, **quick).mape
         for s in tried
     ]
     order = sorted(range(1, len(tried)), key=fits.__getitem__)
