@@ -93,7 +93,7 @@ class SeparateRanking:
         row: dict[str, Any] = {"rank": rank, "workers": "separate"}
         for name, values in self.columns.items():
             value = float(values[rank - 1])
-            if name.startswith("usd_per_") and not np.isfinite(value):
+            if name in ("usd_per_hour", "usd_per_million_tokens", "power_w") and not np.isfinite(value):
                 continue
             row[name] = int(value) if name in whole else BOUNDS[int(value)] if name.startswith("bound") else value
         return row | {"feasible": True, "reason": ""}

@@ -87,9 +87,21 @@ def rank_serving(dice: random.Random, folder: Path) -> Command:
         ("--ep", COUNTS),
         ("--top", COUNTS),
         ("--format", ("json", "csv", "table", "yaml")),
+        ("--workers", ("separate", "both", "together", "")),
+        ("--arrivals", ("poisson", "closed")),
+        ("--objective", ("cost", "energy", "gpu")),
+        ("--price", RATES),
+        ("--prefill-price", RATES),
+        ("--budget", RATES),
+        ("--power", ("100kW", "1MW", "5", "0W", "nan W", "-1kW")),
+        ("--prefill-system", SYSTEMS),
+        ("--link", ("200Gbit/s", "nvlink", "0GB/s", "x")),
+        ("--host-experts", RATES),
+        ("--host-hit", RATES),
+        ("--schedule", ("chunked", "layered", "x")),
         ("--what-if", ("memory_bandwidth=x2", "memory_capacity=192GB", "x=1", "memory_bandwidth=", "=x2", "peak=x0")),
     )
-    for name, values in dice.sample(options, dice.randrange(0, 5)):
+    for name, values in dice.sample(options, dice.randrange(0, 7)):
         words += [name, pick(dice, values, 2)]
     return words + output(dice, folder)
 
