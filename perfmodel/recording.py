@@ -8,6 +8,7 @@ Functions stay ordinary NumPy code and know nothing of it (no quantity of its ow
 """
 
 import operator
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -131,7 +132,9 @@ class Recorded:
             return partial(self._reduced, _REDUCTIONS[name])
         if name in _METHODS:
             return lambda *args, **more: self.tape.call(operator.methodcaller(name, *args, **more), (self,))
-        raise AttributeError(name)
+        if name.startswith("_"):  # protocols that NumPy asks for
+            raise AttributeError(name)
+        raise RecordingError(f".{name} of a recorded value cannot be repeated")
 
     def tobytes(self) -> bytes:
         """What tells it from values that are calculated otherwise; its contents are not those of every run."""
@@ -385,10 +388,13 @@ class Recordings:
         Times that it was called without a recording.
     ways : list of Program
         Recorded ways through it.
+    refused : bool
+        Whether it does what cannot be repeated.
     """
 
     seen: int = 0
     ways: list[Program] = field(default_factory=list)
+    refused: bool = False
 
 
 _kept: deque[list[Program]] = deque()
@@ -420,6 +426,11 @@ def repeated(
     sequence of mapping
         What the function returns for the inputs.
 
+    Warns
+    -----
+    RuntimeWarning
+        Once, if the function does what cannot be repeated; it is called as it is from then on.
+
     Examples
     --------
     >>> def rate(inputs):
@@ -437,7 +448,7 @@ def repeated(
     [6, 6]
     """
     found = programs.setdefault((key, tuple(value.shape for value in inputs)), Recordings())
-    if found.seen < _SEEN:
+    if found.seen < _SEEN or found.refused:
         found.seen += 1
         return function(inputs)
     for program in found.ways:
@@ -448,7 +459,12 @@ def repeated(
     if len(found.ways) >= _VARIANTS:
         return function(inputs)
     tape = Tape(inputs)
-    results = function(tape.inputs)
+    try:
+        results = function(tape.inputs)
+    except RecordingError as error:
+        warnings.warn(f"a calculation is not recorded and stays slow: {error}", RuntimeWarning, stacklevel=2)
+        found.refused = True
+        return function(inputs)
     found.ways.append(tape.program(results))
     _kept.append(found.ways)
     if len(_kept) > _MOST:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from perfmodel.recording import Program, Programs, RecordingError, repeated
+from perfmodel.recording import Program, Programs, repeated
 
 TWO = np.array([3.0, 5.0])
 
@@ -132,6 +132,16 @@ def in_place(x: Any) -> Any:
     ],
 )
 def test_what_cannot_be_repeated_is_refused(function: Any, what: str) -> None:
-    """Nothing leaves the recording unnoticed: it would be the same in every repetition."""
-    with pytest.raises((RecordingError, AttributeError), match=what):
-        run(function, TWO)
+    """Nothing leaves a recording unnoticed, to be the same in every repetition; the results stay right."""
+    programs: Programs = {}
+
+    def calculate(given: Any) -> list[dict[str, Any]]:
+        return [{"out": function(*given)}]
+
+    for number in range(2):
+        repeated(programs, "key", calculate, [TWO + number])
+    with pytest.warns(RuntimeWarning, match=what):
+        repeated(programs, "key", calculate, [TWO])
+    (result,) = repeated(programs, "key", calculate, [TWO * 3.0])  # said once
+    np.testing.assert_array_equal(result["out"], function(TWO * 3.0))
+    assert [found.ways for found in programs.values()] == [[]]
