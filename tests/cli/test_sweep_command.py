@@ -156,7 +156,7 @@ def test_break_even_and_sensitivity_screens(capsys, directory):
     command = ["sweep", "sensitivity", directory, "--where", "memory_bandwidth=x1", *where]
     code, out, _ = run(capsys, *command, "--number", "memory_bandwidth", "--number", "scale_out_latency")
     assert code == 0
-    assert out.splitlines()[2].split()[-5:] == ["held", "reoptimised", "loss", "gain", "plan"]
+    assert any(line.split()[-5:] == ["held", "reoptimised", "loss", "gain", "plan"] for line in out.splitlines())
     rows = json.loads(run(capsys, *command, "--number", "memory_bandwidth", "--format", "json")[1])["rows"]
     assert [row["system"] for row in rows] == ["hgx-a100", "hgx-h100"]
     assert all(0.3 < row["held"] <= 1 for row in rows)
