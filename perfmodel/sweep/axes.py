@@ -64,6 +64,8 @@ SERVING: Mapping[str, Axis] = {
     "arrivals": Axis("text"),
     "ttft_p99": Axis("time", "ttft_p99_limit_s"),
     "price": Axis("number", "price_per_hour"),
+    "budget": Axis("number", "budget_per_hour"),
+    "power": Axis("power", "power_limit_w"),
     "prefix_hit": Axis("fraction"),
     "host_hit": Axis("fraction"),
     "shared_prefix": Axis("fraction"),

@@ -1,11 +1,12 @@
 """Evaluation of points: each becomes the rows of its best plans, or one row with the reason why there is none."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from perfmodel import api, api_training
 from perfmodel.errors import NothingFeasibleError, PlanError, SweepError
+from perfmodel.estimate.serving.workload import Workload
 from perfmodel.hardware.what_if import NUMBERS
 from perfmodel.hardware.what_if_flags import read_change
 from perfmodel.parallel.grid import KNOBS
@@ -203,5 +204,8 @@ def ranking_of(point: Point, profiles: str | None = None, **held: Any) -> Any:
         given.pop(name, None)
     if point.task == "training":
         return api_training.rank_training_plans(model, target, **given)
-    load = {name: given.pop(name) for name in _LOAD if name in given}
+    # An axis at its default is given: it is what others of the load are read beside.
+    plain = {each.name: each.default for each in fields(Workload)}
+    asked = {*point.values, *held}
+    load = {name: given.pop(name, plain[name]) for name in _LOAD if name in asked}
     return api.rank(model, target, load=load, **given)

@@ -234,7 +234,11 @@ def test_shared_prefixes_and_skews_reach_the_ranking():
         row = rows_of(make_study({"serving": LOAD | {"gpus": 8, "concurrency": 64, **more}}).blocks[0].point(0))[0]
         return row["tpot_s"]
 
-    assert tpot(shared_prefix="75%", sharers=16) < tpot(shared_prefix="75%") == tpot()
+    assert tpot(shared_prefix="75%", sharers=16) < tpot(shared_prefix="75%", sharers="default") == tpot()
+    fed = rows_of(make_study({"serving": LOAD | {"gpus": 8, "power": "3kW"}}).blocks[0].point(0))[0]
+    assert fed["replicas"] * fed["tp"] * fed["pp"] == 4
+    alone = rows_of(make_study({"serving": LOAD | {"gpus": 8, "shared_prefix": "75%"}}).blocks[0].point(0))[0]
+    assert "shared_prefix is read only beside sharers" in alone["reason"]
     moe = {"model": "mixtral-8x7b", "tp": 1, "ep": 8, "dp": 8}
     assert tpot(expert_skew=0, **moe) < tpot(expert_skew=1.5, **moe)
 
@@ -242,7 +246,7 @@ def test_shared_prefixes_and_skews_reach_the_ranking():
 # What says how results are shown or kept, and what `perfmodel sweep` does not answer.
 SHOWN = {"top", "format", "output", "profiles", "what_if"}
 BEYOND = {
-    "serving": {"pareto", "workers", "prefill_system", "link", "layerwise", "prefill_price", "by"},
+    "serving": {"pareto", "workers", "prefill_system", "link", "layerwise", "prefill_price", "objective"},
     "training": {
         *("islands", "between", "links"),
         *("mtbf", "checkpoint", "restart", "elastic", "repair", "recovery"),
