@@ -243,6 +243,18 @@ def test_shared_prefixes_and_skews_reach_the_ranking():
     assert tpot(expert_skew=0, **moe) < tpot(expert_skew=1.5, **moe)
 
 
+def test_lengths_and_chunks_reach_the_ranking():
+    plan = {"model": "llama-3.1-8b", "system": "hgx-h100", "gpus": 8, "global_batch": 64, "tp": 4, "dp": 2, "pp": 1}
+    asked = plan | {"seq": "32Ki", "lengths": ["default", "3:1Ki, 1:32Ki"], "chunk": ["default", "8Ki"], "retained": 2}
+
+    def step(number):
+        (row,) = rows_of(make_study({"training": asked}).blocks[0].point(number))[:1]
+        return row["step_s"]
+
+    whole, _, mixed, chunked = (step(number) for number in range(4))
+    assert chunked < mixed < whole
+
+
 # What says how results are shown or kept, and what `perfmodel sweep` does not answer.
 SHOWN = {"top", "format", "output", "profiles", "what_if"}
 BEYOND = {
