@@ -96,6 +96,7 @@ class _Plan:
         # A stage has whole nodes, or a node whole stages.
         self.groups = self.stages * self.stage // max(self.stage, self.node)
         self._known: dict[float, tuple[dict[str, float], float]] = {}
+        self._layers: dict[bytes, tuple[int, ...]] = {}
 
     @property
     def fits(self) -> bool:
@@ -125,10 +126,13 @@ class _Plan:
             size = self.stages // self.groups
             return tuple(sum(each[i * size : (i + 1) * size]) for i in range(self.groups))
         speed = self.cluster.speed[order].min(axis=1)
-        counts = np.full(self.groups, self.stages // self.groups)
-        for _ in range(total - int(counts.sum())):
-            counts[int(np.argmin((counts + 1) / speed))] += 1
-        return tuple(int(count) for count in counts)
+        key = speed.tobytes()  # the search exchanges nodes, most of them for others as fast
+        if key not in self._layers:
+            counts = np.full(self.groups, self.stages // self.groups)
+            for _ in range(total - int(counts.sum())):
+                counts[int(np.argmin((counts + 1) / speed))] += 1
+            self._layers[key] = tuple(int(count) for count in counts)
+        return self._layers[key]
 
     def step(self, ring: float, hops: npt.NDArray[np.float64], order: Order) -> dict[str, float]:
         """Parts of the step with the slowest ring and the slowest link of every hop between nodes."""
