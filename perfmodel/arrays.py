@@ -168,7 +168,7 @@ def stacked(values: Sequence[object]) -> npt.NDArray[np.float64]:
     """
     each = [as_floats(value) for value in values]
     shape = common_shape(*(value.shape for value in each))
-    return np.stack([value if value.shape == shape else np.broadcast_to(value, shape) for value in each])
+    return np.concatenate([(x if x.shape == shape else np.broadcast_to(x, shape))[None] for x in each])
 
 
 def summed(

@@ -175,26 +175,35 @@ class Recorded:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Joined:
-    """A function whose first argument is a list of values, called with the values themselves."""
+class _Extended:
+    """A function with arguments that no run changes, after those that are recorded.
+
+    Parameters
+    ----------
+    function : callable
+        The function.
+    joined : bool
+        Whether what is recorded is one argument, a tuple.
+    rest : tuple
+        Further arguments by position.
+    more : mapping
+        Further arguments by name.
+    """
 
     function: Callable[..., Any]
+    joined: bool
     rest: tuple[Any, ...]
     more: Mapping[str, Any]
 
     def __call__(self, *parts: Any) -> Any:
-        return self.function(parts, *self.rest, **self.more)
+        return self.function(*((parts,) if self.joined else parts), *self.rest, **self.more)
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Named:
-    """A function with keywords that no run changes."""
-
-    function: Callable[..., Any]
-    more: Mapping[str, Any]
-
-    def __call__(self, *args: Any) -> Any:
-        return self.function(*args, **self.more)
+    def written(self, name: str, parts: Sequence[str]) -> tuple[str, dict[str, Any]]:
+        """Text of a call, and what its names stand for."""
+        fixed = {name: self.function} | {f"{name}_{i}": value for i, value in enumerate(self.rest)}
+        text = [f"({', '.join(parts)},)"] if self.joined else list(parts)
+        text += [each for each in fixed if each != name] + [f"{key}={name}_{key}" for key in self.more]
+        return f"{name}({', '.join(text)})", fixed | {f"{name}_{key}": value for key, value in self.more.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,11 +250,14 @@ def _written(
     for function, places, out in calls:
         names = [f"v{place}" for place in places]
         text = _TEXTS.get(function)
-        if text is None:
+        if text is not None:
+            text = text.format(*names)
+        elif isinstance(function, _Extended):
+            text, more = function.written(f"f{out}", names)
+            fixed |= more
+        else:
             fixed[f"f{out}"] = function
             text = f"f{out}({', '.join(names)})"
-        else:
-            text = text.format(*names)
         lines.append(f"    v{out} = {text}")
     given = ", ".join([*(f"v{place}" for place in range(inputs)), *(f"{name}={name}" for name in fixed)])
     returned = ", ".join("{" + ", ".join(f"{name!r}: v{p}" for name, p in result.items()) + "}" for result in results)
@@ -289,17 +301,17 @@ class Tape:
             The result; the one that is there already where the same was done before.
         """
         if args and isinstance(args[0], list | tuple):
-            function, args = _Joined(function, tuple(args[1:]), dict(more or {})), args[0]
+            function, args = _Extended(function, True, tuple(args[1:]), dict(more or {})), args[0]
         elif more:
-            function = _Named(function, more)
-        exact = function is operator.pow or isinstance(function, _Joined | _Named | operator.methodcaller)
+            function = _Extended(function, False, (), more)
+        exact = function is operator.pow or isinstance(function, _Extended | operator.methodcaller)
         if not exact:  # NumPy converts a number in every call, and an array never
             args = [np.array(arg) if type(arg) is float else arg for arg in args]
             if function is operator.mul and (same := _times_one(*args)) is not None:
                 return same
         places = tuple(arg.place if isinstance(arg, Recorded) else self._constant(arg) for arg in args)
         key = (function, places)
-        plain = not isinstance(function, _Joined | _Named | operator.methodcaller)
+        plain = not isinstance(function, _Extended | operator.methodcaller)
         if plain and key in self._done:
             return self._done[key]
         value = function(*(arg.value if isinstance(arg, Recorded) else arg for arg in args))

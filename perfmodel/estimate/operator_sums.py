@@ -147,7 +147,7 @@ class StepWork:
         for layer in sorted({entry.layer for entry in self._beside} & set(self._routed)):
             # In the order of the layer: that of the sums depends on how many plans there are.
             entries = sorted((e for e in self._beside if e.layer == layer), key=lambda entry: entry.position)
-            beside = np.stack([self._beside[entry] for entry in entries], axis=1)
+            beside = np.concatenate([self._beside[entry][:, None] for entry in entries], axis=1)
             whole = summed(beside[_ROW["device"]])
             work = summed(np.maximum(beside[_ROW["exact compute"]], beside[_ROW["exact memory"]]))
             seen = np.maximum(np.minimum(work, whole), whole - self._routed[layer][_ROW["device"]])

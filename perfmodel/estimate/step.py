@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from perfmodel.arrays import Floats, as_floats, in_rows
+from perfmodel.arrays import Floats, as_floats, in_rows, stacked
 from perfmodel.costs.compute import overlapped
 from perfmodel.estimate.compiled import KNOBS, LENGTHS, Compiled, compile_model, shard_of
 from perfmodel.estimate.operator_sums import BASES, StepWork, time_works
@@ -266,7 +266,7 @@ def _columns(work: StepWork) -> dict[str, npt.NDArray[np.float64]]:
         "links_s": sums["network"],
         "lower_s": exact,
         "upper_s": sums["device"] + sums["hidden"] + sums["network"] + host_s,
-        "bound": np.stack(parts).argmax(axis=0).astype(np.float64),
+        "bound": stacked(parts).argmax(axis=0).astype(np.float64),
         **{name: sums[name] for name in BASES},
     }
 

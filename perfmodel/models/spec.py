@@ -275,7 +275,7 @@ class ModelSpec:
     @property
     def is_moe(self) -> bool:
         """Whether any layer routes tokens to experts."""
-        return "experts" in self.divisors()
+        return any("experts" in part.divisors() for block, _ in self.blocks for part in block.parts)
 
 
 def _elements(tensors: Iterable[Tensor]) -> float:

@@ -11,7 +11,6 @@ from perfmodel.costs.serving import (
     interleaved_tpot,
     pool_limited_ttft,
     slot_wait,
-    speculated_tokens,
     staggered_wait,
 )
 from perfmodel.estimate.serving.mixed_steps import decoding_requests
@@ -170,7 +169,7 @@ def decode_token_s(
         Seconds.
     """
     decode_s = as_floats(steps.decode.seconds) * stage_imbalance(model.layers, grid.pp) * steps.drafting
-    return as_floats(decode_s / speculated_tokens(workload.draft_tokens, workload.acceptance))
+    return as_floats(decode_s / workload.tokens_per_step)
 
 
 def riding_s(steps: ServingSteps) -> npt.NDArray[np.float64]:

@@ -7,7 +7,6 @@ import numpy.typing as npt
 
 from perfmodel.arrays import Floats, as_floats, clipped
 from perfmodel.costs.scheduling import chunk_context, decoding_limit, layer_groups, prompt_chunks
-from perfmodel.costs.serving import speculated_tokens
 from perfmodel.estimate.serving.workload import Workload
 from perfmodel.estimate.target import Target
 from perfmodel.estimate.timed_step import StepTime
@@ -81,7 +80,7 @@ def pieces_of(model: ModelSpec, target: Target, workload: Workload, batch: Float
         # What the last chunk of a prompt leaves of a step, the next prompt fills.
         together = steps * room / fresh
     passes = fresh / tokens
-    ending = as_floats(batch) * speculated_tokens(workload.draft_tokens, workload.acceptance) / workload.osl
+    ending = as_floats(batch) * workload.tokens_per_step / workload.osl
     shared = clipped(ending, 1.0, np.maximum(together / steps, 1.0))
     sequences = as_floats(batch) + shared
     rows = (shared * tokens + riding) / sequences

@@ -95,6 +95,7 @@ def serving_rules(model: ModelSpec, target: Target, grid: PlanGrid, footprint: F
         In the order in which they are applied.
     """
     fixed, room, weights = as_floats(footprint.fixed), as_floats(footprint.capacity), footprint.weights
+    divisors = model.divisors()
 
     def gib(value: Floats, index: int) -> float:
         return pick(value, grid.shape, index) / _GIB
@@ -102,10 +103,10 @@ def serving_rules(model: ModelSpec, target: Target, grid: PlanGrid, footprint: F
     return (
         *structural_rules(
             grid,
-            model.divisors(),
+            divisors,
             layers=model.layers,
             max_devices=target.system.max_devices,
-            expert_places=expert_places(model.divisors().get("experts", 0), target.engine),
+            expert_places=expert_places(divisors.get("experts", 0), target.engine),
         ),
         Rule(
             "weights exceed memory",

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from perfmodel.arrays import Floats, as_floats
 from perfmodel.costs.reuse import shared_prefix_saving
+from perfmodel.costs.serving import speculated_tokens
 from perfmodel.errors import PlanError
 from perfmodel.parallel.mesh import Slices, take_part
 
@@ -141,6 +142,11 @@ class Workload:
         """Input tokens that are computed: those whose cache is not found, at least the last."""
         found = self.prefix_hit + self.host_hit + shared_prefix_saving(self.shared_prefix, self.sharers)
         return np.maximum(np.ceil(as_floats(self.isl) * (1.0 - found)), 1.0)
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Tokens of one decode step: one, and those of its draft that are accepted."""
+        return float(speculated_tokens(self.draft_tokens, self.acceptance)) if self.draft_tokens else 1.0
 
     @property
     def stored_tokens(self) -> Floats:
