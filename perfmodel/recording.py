@@ -243,26 +243,37 @@ def _written(
     calls: Sequence[Call], values: Sequence[Any], inputs: int, results: Sequence[Mapping[str, int]]
 ) -> Program:
     """Write a program down; the first of the values are those of the inputs, the others are constants or results."""
-    made = {*range(inputs), *(out for *_, out in calls)}
-    used = {place for _, places, _ in calls for place in places} | {p for result in results for p in result.values()}
-    fixed: dict[str, Any] = {f"v{place}": values[place] for place in sorted(used - made)}
+    kept = {place for result in results for place in result.values()}
+    last = {place: number for number, (_, places, _) in enumerate(calls) for place in places}
+    scope: dict[str, Any] = {}
+    names = {place: f"v{place}" for place in range(inputs)}
+    free: list[str] = []
     lines = []
-    for function, places, out in calls:
-        names = [f"v{place}" for place in places]
+
+    def name(place: int) -> str:
+        if place not in names:
+            names[place] = f"c{place}"
+            scope[names[place]] = values[place]
+        return names[place]
+
+    for number, (function, places, out) in enumerate(calls):
+        arguments = [name(place) for place in places]
+        # A value that nothing needs any more makes room for the next: few variables, and memory that is warm.
+        free += [names[p] for p in dict.fromkeys(places) if last[p] == number and p not in kept and names[p][0] == "v"]
         text = _TEXTS.get(function)
         if text is not None:
-            text = text.format(*names)
+            text = text.format(*arguments)
         elif isinstance(function, _Extended):
-            text, more = function.written(f"f{out}", names)
-            fixed |= more
+            text, more = function.written(f"f{out}", arguments)
+            scope |= more
         else:
-            fixed[f"f{out}"] = function
-            text = f"f{out}({', '.join(names)})"
-        lines.append(f"    v{out} = {text}")
-    given = ", ".join([*(f"v{place}" for place in range(inputs)), *(f"{name}={name}" for name in fixed)])
-    returned = ", ".join("{" + ", ".join(f"{name!r}: v{p}" for name, p in result.items()) + "}" for result in results)
+            scope[f"f{out}"] = function
+            text = f"f{out}({', '.join(arguments)})"
+        names[out] = free.pop() if free else f"v{out}"
+        lines.append(f"    {names[out]} = {text}")
+    given = ", ".join(f"v{place}" for place in range(inputs))
+    returned = ", ".join("{" + ", ".join(f"{n!r}: {name(p)}" for n, p in result.items()) + "}" for result in results)
     source = "\n".join([f"def repeat({given}):", *lines, f"    return [{returned}]\n"])
-    scope = dict(fixed)
     exec(compile(source, "<recorded calculation>", "exec"), scope)
     return Program(source, scope["repeat"])
 
