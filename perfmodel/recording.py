@@ -1,17 +1,15 @@
-"""Recorded calculations: what a function does to small arrays, repeated call by call without the Python around it.
+"""Recorded values: they note every NumPy call that a function does to small arrays, so that it can be repeated.
 
 A prediction of one plan is a thousand NumPy calls on arrays of a few elements. The Python between them, which finds
 kernels, builds operators and places groups, takes several times as long and gives the same list of calls for every plan
-of a model on a target. Here that list is written down once, by running the function on values that note what is done
-to them, and repeated afterwards with other values: the same calls in the same order, so the results are the same bits.
-Functions stay ordinary NumPy code and know nothing of it (no quantity of its own).
+of a model on a target. Here that list is made once, by running the function on values that note what is done to them;
+`perfmodel.programs` writes it down and repeats it with other values: the same calls in the same order, so the results
+are the same bits. Functions stay ordinary NumPy code and know nothing of it (no quantity of its own).
 """
 
 import operator
-import warnings
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -53,19 +51,6 @@ _REDUCTIONS: Mapping[Any, np.ufunc] = {
     **{"all": np.logical_and, "any": np.logical_or, "max": np.maximum, "min": np.minimum},
 }
 # What these functions and methods reduce with, by way of functions in Python that take longer than the reduction.
-
-_SEEN = 2  # what is called so often only is not worth writing down, which takes as long as six calls
-_VARIANTS = 16  # ways through one function that are kept
-_MOST = 64  # programs that are kept in all, a megabyte each
-
-
-_TEXTS: Mapping[Any, str] = {
-    **{operator.add: "{} + {}", operator.sub: "{} - {}", operator.mul: "{} * {}", operator.truediv: "{} / {}"},
-    **{operator.floordiv: "{} // {}", operator.mod: "{} % {}", operator.pow: "{} ** {}", operator.neg: "-{}"},
-    **{operator.lt: "{} < {}", operator.le: "{} <= {}", operator.gt: "{} > {}", operator.ge: "{} >= {}"},
-    **{operator.eq: "{} == {}", operator.ne: "{} != {}", operator.and_: "{} & {}", operator.or_: "{} | {}"},
-    **{operator.invert: "~{}", operator.getitem: "{}[{}]"},
-}
 
 
 class RecordingError(TypeError):
@@ -175,7 +160,7 @@ class Recorded:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Extended:
+class Extended:
     """A function with arguments that no run changes, after those that are recorded.
 
     Parameters
@@ -196,10 +181,26 @@ class _Extended:
     more: Mapping[str, Any]
 
     def __call__(self, *parts: Any) -> Any:
+        """Call it while it is recorded."""
         return self.function(*((parts,) if self.joined else parts), *self.rest, **self.more)
 
     def written(self, name: str, parts: Sequence[str]) -> tuple[str, dict[str, Any]]:
-        """Text of a call, and what its names stand for."""
+        """Text of a call, and what its names stand for.
+
+        Parameters
+        ----------
+        name : str
+            Name of the function there.
+        parts : sequence of str
+            Names of what is recorded.
+
+        Returns
+        -------
+        text : str
+            The call.
+        names : dict
+            Name -> function or argument.
+        """
         fixed = {name: self.function} | {f"{name}_{i}": value for i, value in enumerate(self.rest)}
         text = [f"({', '.join(parts)},)"] if self.joined else list(parts)
         text += [each for each in fixed if each != name] + [f"{key}={name}_{key}" for key in self.more]
@@ -220,62 +221,6 @@ class _Decision:
 
 Call = tuple[Callable[..., Any], tuple[int, ...], int]
 """A function, the places of its arguments and that of its result."""
-
-
-@dataclass(frozen=True, slots=True)
-class Program:
-    """A recorded calculation, as a function of Python that does nothing else.
-
-    Parameters
-    ----------
-    source : str
-        Its text: one line for every call.
-    repeat : callable
-        Takes inputs of the recorded shapes and returns a list of mappings; raises `Departed` where the recorded
-        function would take another way with them.
-    """
-
-    source: str
-    repeat: Callable[..., list[dict[str, Any]]]
-
-
-def _written(
-    calls: Sequence[Call], values: Sequence[Any], inputs: int, results: Sequence[Mapping[str, int]]
-) -> Program:
-    """Write a program down; the first of the values are those of the inputs, the others are constants or results."""
-    kept = {place for result in results for place in result.values()}
-    last = {place: number for number, (_, places, _) in enumerate(calls) for place in places}
-    scope: dict[str, Any] = {}
-    names = {place: f"v{place}" for place in range(inputs)}
-    free: list[str] = []
-    lines = []
-
-    def name(place: int) -> str:
-        if place not in names:
-            names[place] = f"c{place}"
-            scope[names[place]] = values[place]
-        return names[place]
-
-    for number, (function, places, out) in enumerate(calls):
-        arguments = [name(place) for place in places]
-        # A value that nothing needs any more makes room for the next: few variables, and memory that is warm.
-        free += [names[p] for p in dict.fromkeys(places) if last[p] == number and p not in kept and names[p][0] == "v"]
-        text = _TEXTS.get(function)
-        if text is not None:
-            text = text.format(*arguments)
-        elif isinstance(function, _Extended):
-            text, more = function.written(f"f{out}", arguments)
-            scope |= more
-        else:
-            scope[f"f{out}"] = function
-            text = f"f{out}({', '.join(arguments)})"
-        names[out] = free.pop() if free else f"v{out}"
-        lines.append(f"    {names[out]} = {text}")
-    given = ", ".join(f"v{place}" for place in range(inputs))
-    returned = ", ".join("{" + ", ".join(f"{n!r}: {name(p)}" for n, p in result.items()) + "}" for result in results)
-    source = "\n".join([f"def repeat({given}):", *lines, f"    return [{returned}]\n"])
-    exec(compile(source, "<recorded calculation>", "exec"), scope)
-    return Program(source, scope["repeat"])
 
 
 class Tape:
@@ -312,17 +257,17 @@ class Tape:
             The result; the one that is there already where the same was done before.
         """
         if args and isinstance(args[0], list | tuple):
-            function, args = _Extended(function, True, tuple(args[1:]), dict(more or {})), args[0]
+            function, args = Extended(function, True, tuple(args[1:]), dict(more or {})), args[0]
         elif more:
-            function = _Extended(function, False, (), more)
-        exact = function is operator.pow or isinstance(function, _Extended | operator.methodcaller)
+            function = Extended(function, False, (), more)
+        exact = function is operator.pow or isinstance(function, Extended | operator.methodcaller)
         if not exact:  # NumPy converts a number in every call, and an array never
             args = [np.array(arg) if type(arg) is float else arg for arg in args]
             if function is operator.mul and (same := _times_one(*args)) is not None:
                 return same
         places = tuple(arg.place if isinstance(arg, Recorded) else self._constant(arg) for arg in args)
         key = (function, places)
-        plain = not isinstance(function, _Extended | operator.methodcaller)
+        plain = not isinstance(function, Extended | operator.methodcaller)
         if plain and key in self._done:
             return self._done[key]
         value = function(*(arg.value if isinstance(arg, Recorded) else arg for arg in args))
@@ -351,8 +296,8 @@ class Tape:
         self.calls.append((_Decision(kind, expected), (on.place,), self._place(None)))
         return expected
 
-    def program(self, results: Sequence[Columns]) -> Program:
-        """Close the recording, without the calls that no result needs.
+    def needed(self, results: Sequence[Columns]) -> tuple[list[Call], list[dict[str, int]]]:
+        """Close the recording: the calls that results need, and where they lie.
 
         Parameters
         ----------
@@ -361,8 +306,10 @@ class Tape:
 
         Returns
         -------
-        Program
-            The calculation.
+        calls : list of Call
+            In their order, with the decisions.
+        places : list of dict
+            For every mapping, name -> place.
         """
         named = [
             {name: v.place if isinstance(v, Recorded) else self._constant(v) for name, v in result.items()}
@@ -375,7 +322,7 @@ class Tape:
             if out in needed or isinstance(function, _Decision):
                 needed.update(places)
                 calls.append(call)
-        return _written(calls[::-1], self.start, len(self.inputs), named)
+        return calls[::-1], named
 
     def _place(self, value: Any) -> int:
         self.start.append(value)
@@ -399,98 +346,3 @@ def _times_one(first: Any, second: Any) -> Recorded | None:
         if type(one) is np.ndarray and one.ndim == 0 and one == 1.0 and other.dtype == np.float64:
             return other  # type: ignore[no-any-return]
     return None
-
-
-@dataclass(slots=True)
-class Recordings:
-    """What is known of a function with inputs of some shapes.
-
-    Parameters
-    ----------
-    seen : int
-        Times that it was called without a recording.
-    ways : list of Program
-        Recorded ways through it.
-    refused : bool
-        Whether it does what cannot be repeated.
-    """
-
-    seen: int = 0
-    ways: list[Program] = field(default_factory=list)
-    refused: bool = False
-
-
-_kept: deque[list[Program]] = deque()
-# Where every program is, the oldest first.
-
-Programs = dict[Any, Recordings]
-"""Recordings by what decides about a calculation beside its inputs, and by the shapes of these."""
-
-
-def repeated(
-    programs: Programs, key: Any, function: Callable[[Sequence[Any]], Sequence[Columns]], inputs: Sequence[Any]
-) -> Sequence[Columns]:
-    r"""Call a function, or repeat what it did before: what comes a third time is recorded.
-
-    Parameters
-    ----------
-    programs : dict
-        What was recorded; this call may add to it.
-    key : hashable
-        What decides about the calculation beside the values of the inputs, their shapes apart.
-    function : callable
-        Takes the inputs and returns mappings from name to array. It must neither change an array in place nor let
-        anything but its inputs decide about its results.
-    inputs : sequence of numpy.ndarray
-        Arrays of float64.
-
-    Returns
-    -------
-    sequence of mapping
-        What the function returns for the inputs.
-
-    Warns
-    -----
-    RuntimeWarning
-        Once, if the function does what cannot be repeated; it is called as it is from then on.
-
-    Examples
-    --------
-    >>> def rate(inputs):
-    ...     total, seconds = inputs
-    ...     return [{"rate": total / seconds if np.all(seconds > 0) else total * np.inf}]
-    >>> programs = {}
-    >>> for total, seconds in ((6.0, 2.0), (7.0, 2.0), (8.0, 2.0), (9.0, 2.0), (8.0, 0.0)):
-    ...     print(repeated(programs, "rate", rate, [np.array([total]), np.array([seconds])])[0]["rate"])
-    [3.]
-    [3.5]
-    [4.]
-    [4.5]
-    [inf]
-    >>> [program.source.count("\n") for program in programs["rate", ((1,), (1,))].ways]
-    [6, 6]
-    """
-    found = programs.setdefault((key, tuple(value.shape for value in inputs)), Recordings())
-    if found.seen < _SEEN or found.refused:
-        found.seen += 1
-        return function(inputs)
-    for program in found.ways:
-        try:
-            return program.repeat(*inputs)
-        except Departed:
-            continue
-    if len(found.ways) >= _VARIANTS:
-        return function(inputs)
-    tape = Tape(inputs)
-    try:
-        results = function(tape.inputs)
-    except RecordingError as error:
-        warnings.warn(f"a calculation is not recorded and stays slow: {error}", RuntimeWarning, stacklevel=2)
-        found.refused = True
-        return function(inputs)
-    found.ways.append(tape.program(results))
-    _kept.append(found.ways)
-    if len(_kept) > _MOST:
-        oldest = _kept.popleft()
-        del oldest[:1]
-    return [{name: v.value if isinstance(v, Recorded) else v for name, v in result.items()} for result in results]

@@ -20,7 +20,7 @@ from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.grid import PlanGrid
 from perfmodel.parallel.groups import rank_group
-from perfmodel.recording import Programs
+from perfmodel.programs import Programs
 
 KNOBS = ("tp", "pp", "dp", "cp", "ep", "moe_tp")
 """What of a plan a step can depend on."""
@@ -90,7 +90,7 @@ class Compiled:
     decode, prefill : tuple of Term
         Operators of either step.
     programs : dict
-        What was recorded of its steps, see `perfmodel.recording`.
+        What was recorded of its steps, see `perfmodel.programs`.
     """
 
     model: ModelSpec

@@ -27,7 +27,8 @@ from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.distinct import Distinct, distinct
 from perfmodel.parallel.grid import PlanGrid
-from perfmodel.recording import FEW, repeated
+from perfmodel.programs import repeated
+from perfmodel.recording import FEW
 
 
 def stage_imbalance(layers: int, stages: Floats) -> Floats:

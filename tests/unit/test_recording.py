@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from perfmodel.recording import Program, Programs, repeated
+from perfmodel.programs import Program, Programs, repeated
 
 TWO = np.array([3.0, 5.0])
 

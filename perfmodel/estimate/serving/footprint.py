@@ -16,7 +16,8 @@ from perfmodel.layers.precision import Precision
 from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.distinct import distinct
 from perfmodel.parallel.grid import PlanGrid
-from perfmodel.recording import FEW, repeated
+from perfmodel.programs import repeated
+from perfmodel.recording import FEW
 
 _PARTS = ("cache_per_request", "weights", "working", "buffers")
 

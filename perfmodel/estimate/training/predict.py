@@ -26,7 +26,8 @@ from perfmodel.models.spec import ModelSpec
 from perfmodel.parallel.mesh import mesh_parts, pick, take_part
 from perfmodel.parallel.rules import Verdicts, joined, judge
 from perfmodel.parallel.training_grid import TrainingGrid
-from perfmodel.recording import FEW, Programs, repeated
+from perfmodel.programs import Programs, repeated
+from perfmodel.recording import FEW
 
 MOST_AT_ONCE = 65536
 """Plans that are predicted at once: a column of them is half a megabyte and stays in the processor's cache."""
