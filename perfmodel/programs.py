@@ -12,7 +12,7 @@ from typing import Any
 
 from perfmodel.recording import Columns, Departed, Extended, Recorded, RecordingError, Tape
 
-_SEEN = 2  # what is called so often only is not worth writing down, which takes as long as six calls
+_SEEN = 2  # what is called so often only is not worth writing down, which takes as long as ten later ones
 _VARIANTS = 16  # ways through one function that are kept
 _MOST = 64  # programs that are kept in all, a megabyte each
 

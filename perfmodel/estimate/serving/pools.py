@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 
 from perfmodel.arrays import Floats, as_floats
-from perfmodel.costs.serving import speculated_tokens
 from perfmodel.estimate.compiled import shard_of
 from perfmodel.estimate.serving.drafting import drafting_factor
 from perfmodel.estimate.serving.footprint import Footprint, serving_footprint
@@ -296,9 +295,7 @@ def token_work(
     step = one_step(model, target, grid, verified, precision)
     if workload.host_experts:
         step = fetching(step, expert_fetch(model, target, grid, workload, precision, verified))
-    drafting = drafting_factor(model, target, grid, workload, verified, precision) / speculated_tokens(
-        workload.draft_tokens, workload.acceptance
-    )
+    drafting = drafting_factor(model, target, grid, workload, verified, precision) / workload.tokens_per_step
     token_s = as_floats(step.seconds) * stage_imbalance(model.layers, grid.pp) * drafting
     return Tokens(
         step,

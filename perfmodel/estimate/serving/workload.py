@@ -117,8 +117,6 @@ class Workload:
                 optional = value is None and each.name in ("expert_hit", "draft_cost")
                 if not optional and (isinstance(value, bool) or not isinstance(value, Real)):
                     raise PlanError(f"{each.name}: {value!r} is not one number, which it is for all plans")
-        if not np.issubdtype(np.asarray(self.equal_lengths).dtype, np.bool_):
-            raise PlanError(f"equal_lengths must be true or false, not {self.equal_lengths!r}")
 
     def part(self, slices: Slices) -> "Workload":
         """Return what belongs to a block of plans.
